@@ -1,0 +1,110 @@
+# temper: one makefile. `make help` lists the targets; every variable below may be set on the command line.
+#   make run        set up, build, and run the main job on 4 ranks          make test    set up, build, run the tests
+SHELL := /bin/bash
+.DEFAULT_GOAL := all
+
+# --- configuration ------------------------------------------------------------------------------------------------------
+-include config.mk              # what scripts/configure found; `make configure` renews it
+CC      ?= gcc
+ifeq ($(origin CC),default)
+CC      := gcc
+endif
+MPICC   ?= mpicc
+SAN     ?=#                     asan (address + undefined) | tsan
+WERROR  ?= 1
+V       ?= 0
+prefix  ?= /usr/local
+NP      ?= 4
+OPT     ?= -O2 -g
+
+BUILD   := build/$(notdir $(CC))$(if $(SAN),-$(SAN))
+WARN    := -Wall -Wextra -Wpedantic -Wshadow -Wvla -Wstrict-prototypes -Wmissing-prototypes -Wundef \
+           -Wno-unknown-warning-option $(if $(filter 1,$(WERROR)),-Werror)
+SANFLAGS.asan := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+SANFLAGS.tsan := -fsanitize=thread
+# -ffp-contract=off: sums and products are what the source says; fma is written where it is meant.
+CFLAGS_ALL := -std=c11 -D_GNU_SOURCE $(OPT) -fPIC -fopenmp -ffp-contract=off -fno-math-errno -fno-trapping-math $(WARN) $(SANFLAGS.$(SAN)) \
+              -Isrc -MMD -MP -DTEMPER_VERSION='"$(VERSION)"' $(DEPS_CFLAGS) $(CFLAGS)
+LDFLAGS_ALL := $(SANFLAGS.$(SAN)) -fopenmp $(LDFLAGS)
+LIBS    := $(DEPS_LIBS) -ldl -lm
+VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
+ENV     := OMPI_CC=$(CC) MPICH_CC=$(CC)
+Q       := $(if $(filter 1,$(V)),,@)
+# What a container, root or a small machine needs of Open MPI; a cluster's own settings win.
+export OMPI_ALLOW_RUN_AS_ROOT ?= 1
+export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM ?= 1
+export OMPI_MCA_rmaps_base_oversubscribe ?= 1
+export OMPI_MCA_hwloc_base_binding_policy ?= none
+export OMPI_MCA_btl_tcp_if_include ?= lo
+
+# --- sources: a new file needs no edit here -----------------------------------------------------------------------------
+SRC   := $(sort $(filter-out src/main.c,$(wildcard src/*/*.c)))
+OBJ   := $(SRC:%.c=$(BUILD)/%.o)
+TESTC := $(sort $(wildcard tests/t[0-9]*.c))
+TESTB := $(TESTC:tests/%.c=$(BUILD)/tests/%)
+
+all: $(BUILD)/temper ## build the program
+	@ln -sfn $(BUILD)/temper temper
+
+$(BUILD)/temper: $(BUILD)/src/main.o $(BUILD)/libtemper.a
+	@echo "  LINK  $@"
+	$(Q)$(ENV) $(MPICC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
+$(BUILD)/libtemper.a: $(OBJ)
+	@echo "  AR    $@"
+	$(Q)rm -f $@ && ar rcs $@ $^
+$(BUILD)/%.o: %.c $(BUILD)/flags config.mk
+	@mkdir -p $(@D)
+	@echo "  CC    $<"
+	$(Q)$(ENV) $(MPICC) $(CFLAGS_ALL) -c -o $@ $<
+$(BUILD)/tests/%: $(BUILD)/tests/%.o $(BUILD)/libtemper.a
+	@echo "  LINK  $@"
+	$(Q)$(ENV) $(MPICC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
+$(BUILD)/tests/%.o: CFLAGS_ALL += -Itests
+.SECONDARY:
+# The host kernels are compiled for speed; their source fixes the order of every sum, so this cannot change a bit.
+$(BUILD)/src/dev/%.o: OPT += -O3
+
+# Changed flags rebuild everything of this build.
+$(BUILD)/flags: FORCE
+	@mkdir -p $(BUILD)
+	@echo '$(filter-out -DTEMPER_VERSION=%,$(CFLAGS_ALL))' | cmp -s - $@ || echo '$(filter-out -DTEMPER_VERSION=%,$(CFLAGS_ALL))' > $@
+FORCE:
+$(BUILD)/src/main.o: FORCE_VERSION
+FORCE_VERSION: ;
+
+config.mk: scripts/configure
+	@scripts/configure > $@.tmp && mv $@.tmp $@
+configure: ## look for the libraries again and write config.mk
+	@rm -f config.mk && $(MAKE) --no-print-directory config.mk && cat config.mk
+
+setup: ## install what is missing (Debian and Ubuntu packages)
+	@scripts/setup
+
+# --- running and testing ------------------------------------------------------------------------------------------------
+TESTS ?=
+.PHONY: all setup configure run test test-all test-tools lint format help info clean install FORCE
+
+test: ## set up, build, run all tests of tier 1: make test [TESTS=t3]
+	@scripts/setup
+	@$(MAKE) --no-print-directory prove TIER=1
+prove: $(BUILD)/temper $(TESTB)
+	@ln -sfn $(BUILD)/temper temper
+	@scripts/run-tests $(BUILD) $(or $(TIER),1) $(TESTS)
+
+lint: ## layers, sizes, style, headers, shell scripts
+	@scripts/lint
+format: ## rewrite the sources with clang-format
+	@clang-format -i $$(git ls-files --cached --others --exclude-standard '*.c' '*.h')
+
+info: ## what this build uses
+	@echo "CC=$(CC) MPICC=$(MPICC) BUILD=$(BUILD) VERSION=$(VERSION)"; echo "DEPS_LIBS=$(DEPS_LIBS)"
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | sort | column -t -s "$$(printf '\t')"
+clean: ## remove what was built
+	rm -rf build temper config.mk
+install: $(BUILD)/temper ## install under $(DESTDIR)$(prefix)
+	install -d $(DESTDIR)$(prefix)/bin $(DESTDIR)$(prefix)/share/temper
+	install -m 755 $(BUILD)/temper $(DESTDIR)$(prefix)/bin/temper
+	cp -r inputs jobs $(DESTDIR)$(prefix)/share/temper/
+
+-include $(OBJ:.o=.d) $(TESTB:=.d) $(BUILD)/src/main.d

@@ -1,0 +1,5 @@
+/* Monotonic time. */
+#pragma once
+
+/* Seconds since an arbitrary start, monotonic, never 0. */
+double clock_seconds(void);

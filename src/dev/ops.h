@@ -1,0 +1,223 @@
+/* The arguments of every device operation. Shapes in elements; matrices are row-major; `ld` is the distance of rows in elements.
+ * fp32 unless said otherwise. Letters: N tokens (rows), C channels, H heads, D head dimension, T sequence length, V vocabulary.
+ *
+ * Order of sums (DESIGN, the same bytes on any grid). A sum over a dimension that a grid may cut is a binary tree over segments;
+ * inside a segment ("leaf") it is one chain acc = fma(a_k, b_k, acc) with k rising (GEMM), or 16 virtual lanes (lane l takes elements
+ * l, l+16, ...; then lanes are added as a fixed tree 8,4,2,1) for vector reductions. Results never depend on threads or vector width. */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* An address in device memory. Not a pointer on purpose: host code that dereferences one does not compile. */
+typedef struct {
+    uint64_t a;
+} dptr;
+
+static inline dptr dptr_add(dptr p, int64_t bytes) { return (dptr){p.a + (uint64_t)bytes}; }
+static inline dptr dptr_f32(dptr p, int64_t elems) { return (dptr){p.a + (uint64_t)elems * 4}; }
+
+enum { OPS_MAX_TERMS = 3, OPS_MAX_SEGMENTS = 8, OPS_ROW_SEGMENTS = 8, OPS_LANES = 16 };
+
+enum gemm_layout {
+    GEMM_NT,
+    GEMM_NN,
+    GEMM_TN
+}; /* C = A B', A B, A' B; A is [m,k] ([k,m] for TN), B is [n,k] for NT, else [k,n] */
+
+/* One factor pair of a (possibly chained, possibly segmented) product. */
+struct gemm_term {
+    dptr a, b;
+    int64_t lda, ldb;
+    int64_t
+        k[OPS_MAX_SEGMENTS + 1]; /* segment j of this term sums k in [k[j], k[j+1]); k[0] = 0; empty segments allowed */
+};
+
+/* C[m,n] = (accumulate ? C : 0) ⊕ tree over segments j of ( chain over terms t of sum over k in segment j of a_t b_t ) + bias[n].
+ * A segment empty in all terms contributes nothing (the tree skips it). With one segment and accumulate, the chain starts from C
+ * (one longer chain); accumulate with more segments is refused. bias may be 0. All segments empty: C is zero. */
+struct gemm_args {
+    enum gemm_layout layout;
+    int64_t m, n;
+    int terms, segments;
+    struct gemm_term term[OPS_MAX_TERMS];
+    dptr c, bias;
+    int64_t ldc;
+    int accumulate;
+};
+
+/* y[N,C] = table[id - row0] where row0 <= id < row0 + rows, else +0. ids [N] int32. A table entry of -0 becomes +0 (so that summing over
+ * ranks, where one term is not zero, is exact). */
+struct embed_fwd_args {
+    dptr ids, table, y;
+    int64_t n, c, row0, rows;
+};
+/* dtable[id - row0] += dy[i], tokens in rising order. */
+struct embed_bwd_args {
+    dptr ids, dy, dtable;
+    int64_t n, c, row0, rows;
+};
+
+/* RMS norm of rows of C: h = x + delta (delta 0: h = x), y = h * rstd * gain, rstd = 1 / sqrt(mean(h^2) + eps).
+ * h_out [rows,C] may be 0 (then delta must be 0); rstd [rows]. Each gain row serves all rows. */
+struct rmsnorm_fwd_args {
+    dptr x, delta, gain, h_out, y, rstd;
+    int64_t rows, c;
+    float eps;
+};
+/* dh = dy through the norm (+ dres when dres != 0); dx is written ([rows,C], may alias dy or dres).
+ * dgain leaves: rows are [tokens, heads]; leaf (g, s) sums, tokens rising then heads rising, over heads of group g = head / group_heads and
+ * tokens of row segment s (boundaries ceil(tokens*s/8)): dgain[(g*8 + s), C] += ... Plain norm: heads = group_heads = 1. */
+struct rmsnorm_bwd_args {
+    dptr dy, h, gain, rstd, dres, dx, dgain;
+    int64_t tokens, heads, group_heads, c;
+};
+
+/* Rotary embedding of the first `rot` channels of each head, in place, pairs (i, i + rot/2) ("rotate half"). x [N, heads*D] with row
+ * distance ld; positions [N] int32; table [max_pos, rot] holds cos (first rot/2) then sin. sign +1 forward, -1 backward. */
+struct rope_args {
+    dptr x, positions, table;
+    int64_t n, heads, d, rot, ld;
+    int sign;
+};
+
+/* Causal grouped-query attention over `b` sequences of T tokens (token row = sequence * T + t). q [N, hq*D], k, v [N, hkv*D], o [N, hq*D] with
+ * row distances ldq, ldk, ldv, ldo. Row t sees keys max(first[row], t - window + 1) .. t, where first [N] int32 is an index inside the
+ * sequence (left padding and document boundaries), window 0 = none. A row that sees nothing gives zeros. lse [N, hq] natural log of the sum.
+ * Tiled with an online softmax: never a T x T array. Tile sizes are constants, so bits do not depend on threads. */
+struct attn_fwd_args {
+    dptr q, k, v, o, lse, first;
+    int64_t b, t, hq, hkv, d, ldq, ldk, ldv, ldo, window;
+    float scale;
+};
+/* Gradients; dk, dv of one KV head sum over its q heads in rising order, then rows rising. `delta` [N, hq] is scratch. */
+struct attn_bwd_args {
+    dptr q, k, v, o, lse, first, dout, dq, dk, dv, delta;
+    int64_t b, t, hq, hkv, d, ldq, ldk, ldv, ldo, window;
+    float scale;
+};
+
+/* y = silu(g) * u, element-wise over n; and its gradients (dg, du may alias g, u). */
+struct swiglu_fwd_args {
+    dptr g, u, y;
+    int64_t n;
+};
+struct swiglu_bwd_args {
+    dptr g, u, dy, dg, du;
+    int64_t n;
+};
+
+/* Column sums for bias gradients: leaf s (row segment, 8 of them) out[s, C] += sum of x rows of that segment, rising. */
+struct colsum_args {
+    dptr x, out;
+    int64_t n, c, ld;
+};
+
+/* y[i] += x[i]  /  y = x  /  y = value  /  x *= s */
+struct add_args {
+    dptr x, y;
+    int64_t n;
+};
+struct copy_args {
+    dptr x, y;
+    size_t bytes;
+};
+struct fill_args {
+    dptr y;
+    int64_t n;
+    float value;
+};
+struct scale_args {
+    dptr y;
+    int64_t n;
+    float s;
+};
+/* Fold `parts` leaves [parts, n] as a binary tree (pairs at distance 1, 2, 4, ...; any count) into the first. */
+struct tree_fold_args {
+    dptr x;
+    int64_t parts, n;
+};
+
+/* Vocabulary-parallel softmax pieces over one chunk of logits [n, v] (this rank's columns; ld = row distance).
+ * rowmax[i] = max over columns (−inf when v = 0), of z * inv_temp. Also the argmax: best[i] = global column (col0 + j), lowest wins ties. */
+struct row_max_args {
+    dptr z, rowmax, best;
+    int64_t n, v, ld, col0;
+    float inv_temp;
+};
+/* sumexp[i] = tree over this rank's segments (seg: boundaries in local columns, seg[0] = 0) of the 16-lane sum of exp(z*inv_temp - max);
+ * target[i] = z[label - col0] * inv_temp if the label is here, else +0 (target may be 0 = not wanted). labels [n] int32. */
+struct sum_exp_args {
+    dptr z, rowmax, labels, sumexp, target;
+    int64_t n, v, ld, col0;
+    int segments;
+    int64_t seg[OPS_MAX_SEGMENTS + 1];
+    float inv_temp;
+};
+/* In place z <- (softmax(z) - [j == label]) * weight[i]; weight [n] (0 for masked tokens). rowmax, sumexp are global. */
+struct ce_grad_args {
+    dptr z, rowmax, sumexp, labels, weight;
+    int64_t n, v, ld, col0;
+};
+/* Forward KL at temperature: p = softmax(zt*inv_temp), q = softmax(zs*inv_temp). kl[i] = this rank's tree over segments of the 16-lane sum of
+ * p (log p - log q). When weight != 0, in place zs <- (q - p) * weight[i] (the factor of temperature is the caller's). */
+struct kl_grad_args {
+    dptr zs, zt, smax, ssum, tmax, tsum, weight, kl;
+    int64_t n, v, lds, ldt;
+    int segments;
+    int64_t seg[OPS_MAX_SEGMENTS + 1];
+    float inv_temp;
+};
+
+/* AdamW (Loshchilov & Hutter 2019, decoupled decay) over n elements of one tensor: g' = g * grad_scale; m, v updated; w -= lr*(mhat/(sqrt(vhat)+eps)
+ * + decay*w). correction1/2 = 1 - beta^step. */
+struct adamw_args {
+    dptr w, m, v, g;
+    int64_t n;
+    float lr, beta1, beta2, eps, decay, correction1, correction2, grad_scale;
+};
+/* out (double) = sum of squares in fp64 of the box [rows, cols] with row distance ld: 16 lanes per row, rows rising. */
+struct sum_squares_args {
+    dptr x, out;
+    int64_t rows, cols, ld;
+};
+/* out[0] = max(out[0], max |x|) over [rows, cols]; NaN propagates as NaN. Order-free. */
+struct amax_args {
+    dptr x, out;
+    int64_t rows, cols, ld;
+};
+/* out[r] = max(out[r], max |x[r,:]|). */
+struct amax_rows_args {
+    dptr x, out;
+    int64_t rows, cols, ld;
+};
+
+/* Fake quantization y = dequantize(quantize(x)) of [rows, cols] in one of the formats of quant/format.def (numfmt/ does the codes).
+ * amax: [1] (per tensor), or [rows] (per row: int8 weights). kind: enum fq_kind. round_bf16: x is rounded to bf16 first, and scales as the
+ * exported path does (weights are quantized as they will be exported). y may alias x. */
+enum fq_kind { FQ_NONE, FQ_FP8, FQ_INT8, FQ_INT8_ROW, FQ_NVFP4 };
+struct fake_quant_args {
+    dptr x, y, amax;
+    int64_t rows, cols, ldx, ldy;
+    int kind;
+    int round_bf16;
+};
+/* Straight-through estimator: dx = dy where |x| <= amax (saturated elements get 0) — for NVFP4 dx = dy everywhere. dx may alias dy. */
+struct fake_quant_bwd_args {
+    dptr x, dy, dx, amax;
+    int64_t rows, cols, ld;
+    int kind;
+};
+/* y = x rounded to bf16, kept as fp32. */
+struct round_bf16_args {
+    dptr x, y;
+    int64_t n;
+};
+
+#ifdef __cplusplus
+}
+#endif
