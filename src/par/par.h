@@ -9,6 +9,7 @@
 
 #include "base/status.h"
 #include "dev/dev.h"
+#include "tensor/tensor.h"
 
 enum { PAR_TP_SEGMENTS = 8 };
 
@@ -79,6 +80,17 @@ enum status par_wait(struct par_group *g, int request);
 /* Host-memory blocking forms, for moving boxes of tensors between ranks. */
 enum status par_send(struct par_group *g, const void *bytes, int64_t n, int to, int tag);
 enum status par_recv(struct par_group *g, void *bytes, int64_t n, int from, int tag);
+
+/* Boxes: who holds what of a list of global tensors. Every rank passes the same list (names, shapes, order) with its own boxes (empty where
+ * it holds nothing) and the device memory of them; data is borrowed and must stay. Replicas are fine: one holder serves (lowest rank that
+ * covers the piece, rotated over the DP replicas so that reads spread). */
+struct par_boxes;
+enum status par_boxes_create_all(struct dev *d, const struct tensor_desc *tensors, const dptr *data, int n,
+                                 struct par_boxes **out);
+void par_boxes_destroy(struct par_boxes **b);
+/* Collective over the world, called with equal arguments everywhere (but `out`): bring box `want` of tensor i to rank `root` as a row-major
+ * host array. Errors: SHAPE when the holders together do not cover it (names tensor and box). */
+enum status par_boxes_fetch_all(struct par_boxes *b, int i, const struct tensor_box *want, int root, void *out);
 
 /* Watchdog: a thread that ends the job (all ranks named with stage, step, operation and their age; ERR_TIMEOUT or ERR_COMM) when a
  * communication lasts longer than the deadline. deadline_s = 0 turns it off. par_note says what this rank is doing; cheap. */
