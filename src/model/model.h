@@ -64,8 +64,7 @@ struct model {
     int layer0, layer1; /* layers of this stage */
     bool first, last;
     struct tensor_axis axis_attention_q, axis_attention_kv, axis_ffn, axis_vocab;
-    struct tape_weight
-        head; /* what the head reads: lm_head, or the embedding with a gradient buffer of its own when tied */
+    struct tape_weight tied; /* the embedding as the head reads it when tied: a gradient buffer of its own */
     dptr weights, grads, rope;
     size_t weight_bytes, grad_bytes, rope_bytes;
 };
