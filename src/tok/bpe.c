@@ -70,7 +70,7 @@ static enum status offer(struct tok_bpe *m, int32_t at) {
     return rank < 0 ? TM_OK : heap_push(m, (struct candidate){.rank = rank, .at = at});
 }
 
-static enum status merge_all(struct tok_bpe *m, int32_t n) {
+static enum status merge_pairs(struct tok_bpe *m, int32_t n) {
     m->nheap = 0;
     for (int32_t i = 0; i < n; i++) TM_TRY(offer(m, i));
     while (m->nheap) {
@@ -115,7 +115,7 @@ static enum status encode(struct tok_bpe *m, const char *word, size_t n, struct 
         if (id >= 0) return tok_ids_push(out, id);
     }
     TM_TRY(first_symbols(m, word, n, &count));
-    TM_TRY(merge_all(m, count));
+    TM_TRY(merge_pairs(m, count));
     for (int32_t i = 0; i >= 0; i = m->symbols[i].next) TM_TRY(tok_ids_push(out, m->symbols[i].id));
     return TM_OK;
 }

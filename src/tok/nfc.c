@@ -128,7 +128,7 @@ static enum status order_marks(struct points *s) {
     return st;
 }
 
-static void compose_all(struct points *s) {
+static void compose_marks(struct points *s) {
     size_t n = 0, starter = SIZE_MAX; /* the last starter kept; everything behind it is a mark */
     for (size_t i = 0; i < s->n; i++) {
         struct point x = s->p[i];
@@ -152,7 +152,7 @@ enum status tok_nfc(const char *text, size_t n, struct str *out) {
     if (i == n) return str_append(out, text, n);
     for (i = 0; i < n && st == TM_OK;) st = decompose(&s, tok_utf8_next(text, &i));
     if (st == TM_OK) st = order_marks(&s);
-    if (st == TM_OK) compose_all(&s);
+    if (st == TM_OK) compose_marks(&s);
     for (i = 0; i < s.n && st == TM_OK; i++) st = tok_utf8_append(out, s.p[i].c);
     mem_free(&s.p);
     return st;

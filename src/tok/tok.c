@@ -252,7 +252,7 @@ static enum status read_ends(struct tok *t, const char *where) {
     return TM_OK;
 }
 
-static enum status read_all(struct tok *t, const json_t *root, const char *where) {
+static enum status read_stages(struct tok *t, const json_t *root, const char *where) {
     const json_t *model = json_object_get(root, "model");
     const char *type, *normalizer, *decoder;
     TM_TRY(json_get_str(model, "type", where, json_object_get(model, "merges") ? "BPE" : "?", &type));
@@ -283,7 +283,7 @@ enum status tok_open(const char *path, struct tok **out) {
     TM_TRY(json_read_file(file, MAX_FILE, &root));
     enum status st = mem_alloc(&t, 1, sizeof *t);
     if (st == TM_OK) {
-        st = read_all(t, root, file);
+        st = read_stages(t, root, file);
         if (st == TM_OK)
             *out = t;
         else
