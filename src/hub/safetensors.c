@@ -124,22 +124,21 @@ static int by_name(const void *a, const void *b) {
 /* The tensors of one file tile its data: no hole, no overlap, nothing behind. Turns offsets into file positions. */
 static enum status check_tiling(const struct hub_file *f, struct hub_entry *e, size_t n, int64_t data) {
     int64_t end = 0, have = f->bytes - data;
-    qsort(e, n, sizeof *e, by_offset);
+    if (n > 0) qsort(e, n, sizeof *e, by_offset);
     for (size_t i = 0; i < n; i++) {
         if (e[i].offset != end)
             return TM_FAIL(TM_ERR_FORMAT, "%s: tensor \"%s\" begins at byte %lld, expected %lld: %s %s", f->path,
                            e[i].name, (long long)e[i].offset, (long long)end,
                            e[i].offset < end ? "it overlaps" : "a hole behind", i ? e[i - 1].name : "the header");
-        if (__builtin_add_overflow(e[i].offset, e[i].bytes, &end))
-            return bad(f->path, e[i].name, "data_offsets overflow");
-        e[i].offset += data;
+        end += e[i].bytes; /* is the second of data_offsets, so it fits */
     }
     if (end > have)
-        return TM_FAIL(TM_ERR_FORMAT, "%s is truncated: tensors up to \"%s\" need %lld bytes, the file has %lld",
-                       f->path, e[n - 1].name, (long long)end + (long long)data, (long long)f->bytes);
+        return TM_FAIL(TM_ERR_FORMAT, "%s is truncated: tensors up to \"%s\" need %llu bytes, the file has %lld",
+                       f->path, e[n - 1].name, (unsigned long long)end + (unsigned long long)data, (long long)f->bytes);
     if (end < have)
         return TM_FAIL(TM_ERR_FORMAT, "%s has %lld bytes, its header describes %lld", f->path, (long long)f->bytes,
                        (long long)(data + end));
+    for (size_t i = 0; i < n; i++) e[i].offset += data;
     return TM_OK;
 }
 
