@@ -8,9 +8,9 @@
 #include "base/hash.h"
 #include "base/mem.h"
 #include "base/size.h"
-#include "ckpt/bf16.h"
 #include "ckpt/open.h"
 #include "ckpt/runs.h"
+#include "numfmt/bf16.h"
 
 static enum status open_text(const char *step_dir, const char *text, size_t n, struct ckpt **out) {
     struct ckpt *c;
@@ -120,9 +120,10 @@ enum status open_block(struct ckpt *c, int64_t piece, int64_t block) {
 }
 
 enum status ckpt_verify(struct ckpt *c) {
+    c->cached_piece = -1; /* what was read before is read again */
     for (int64_t i = 0; i < c->t.n_pieces; i++)
         for (int64_t b = 0; b < table_blocks(c->t.pieces[i].bytes); b++) TM_TRY(open_block(c, i, b));
-    c->cached_piece = -1; /* the buffer is used otherwise now */
+    c->cached_piece = -1; /* the buffer serves the other bytes now */
     for (int f = 0; f < c->t.n_files; f++) {
         uint64_t rest;
         TM_TRY(open_file(c, f));
@@ -136,13 +137,23 @@ enum status ckpt_verify(struct ckpt *c) {
 
 /* --- boxes --------------------------------------------------------------------------------------------------------------------- */
 
+/* dst[n] f32 <- src[n] bf16, any alignment. */
+static void widen_bf16(void *dst, const void *src, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        uint16_t code;
+        memcpy(&code, (const char *)src + 2 * i, 2);
+        float x = bf16_decode(code);
+        memcpy((char *)dst + 4 * i, &x, 4);
+    }
+}
+
 /* Copy stored bytes [at, at + n) of a piece to out, widened from bf16 when asked. */
 static enum status copy_out(struct ckpt *c, int64_t piece, int64_t at, int64_t n, bool widen, char *out) {
     while (n > 0) {
         int64_t in_block = at % CKPT_BLOCK, m = size_min(n, CKPT_BLOCK - in_block);
         TM_TRY(open_block(c, piece, at / CKPT_BLOCK));
         if (widen)
-            bf16_widen(out, c->block + in_block, (size_t)m / 2);
+            widen_bf16(out, c->block + in_block, (size_t)m / 2);
         else
             memcpy(out, c->block + in_block, (size_t)m);
         out += widen ? 2 * m : m;

@@ -12,8 +12,8 @@
 #include "base/hash.h"
 #include "base/mem.h"
 #include "base/size.h"
-#include "ckpt/bf16.h"
 #include "ckpt/h5.h"
+#include "numfmt/bf16.h"
 
 /* --- where the bytes come from ------------------------------------------------------------------------------------------------- */
 
@@ -40,6 +40,16 @@ enum status shard_source_open(struct shard_source *s, struct dev *dev, const str
     return tensor->as_bf16 && !s->host ? mem_alloc(&s->wide, 2, CKPT_BLOCK) : TM_OK;
 }
 
+/* dst[n] bf16 <- src[n] f32, any alignment. */
+static void narrow(void *dst, const void *src, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        float x;
+        memcpy(&x, (const char *)src + 4 * i, 4);
+        uint16_t code = bf16_encode(x);
+        memcpy((char *)dst + 2 * i, &code, 2);
+    }
+}
+
 enum status shard_source_read(struct shard_source *s, int64_t at, size_t n, void *out) {
     if (!s->tensor->as_bf16) {
         if (!s->host) return dev_download(s->dev, out, dptr_add(s->tensor->data, at), n);
@@ -47,7 +57,7 @@ enum status shard_source_read(struct shard_source *s, int64_t at, size_t n, void
         return TM_OK;
     }
     if (!s->host) TM_TRY(dev_download(s->dev, s->wide, dptr_add(s->tensor->data, 2 * at), 2 * n));
-    bf16_narrow(out, s->host ? s->host + 2 * at : s->wide, n / 2);
+    narrow(out, s->host ? s->host + 2 * at : s->wide, n / 2);
     return TM_OK;
 }
 
@@ -72,7 +82,7 @@ static enum status write_piece(int fd, const char *path, struct shard_source *s,
     return TM_OK;
 }
 
-/* After the frame is there: open it, hash the frame, run `body`'s part, sync. */
+/* Open a file that has its frame, and hash the frame. */
 static enum status open_frame(const char *path, struct ckpt_table *t, int file, void *buf, int *fd) {
     struct ckpt_file *f = &t->files[file];
     *fd = open(path, O_RDWR | O_CLOEXEC);
