@@ -108,6 +108,8 @@ enum status tape_finish(struct tape *t) {
 size_t tape_kept_bytes(const struct tape *t) { return t->kept_bytes; }
 size_t tape_scratch_bytes(const struct tape *t) { return t->scratch_bytes; }
 
+int64_t tape_tokens(const struct tape *t) { return t->o.tokens; }
+
 void tape_bind(struct tape *t, dptr kept, dptr scratch) {
     t->kept = kept;
     t->scratch = scratch;

@@ -120,5 +120,7 @@ void tape_bind(struct tape *t, dptr kept, dptr scratch);
 dptr tape_address(const struct tape *t, int slot, tape_val v);      /* of a pinned value */
 dptr tape_grad_address(const struct tape *t, int slot, tape_val v); /* of its gradient */
 
+int64_t tape_tokens(const struct tape *t);
+
 enum tape_what { TAPE_FORWARD, TAPE_BACKWARD };
 enum status tape_run(struct tape *t, int slot, enum tape_what what);
