@@ -33,7 +33,7 @@ enum status hub_json_string(const char *text, bool ascii, struct str *out) {
             TM_TRY(str_printf(out, "\\%c", escaped[found - plain]));
         else if (code >= 0x10000 && ascii)
             TM_TRY(str_printf(out, "\\u%04x\\u%04x", 0xd800 + ((code - 0x10000) >> 10), 0xdc00 + (code & 0x3ff)));
-        else if (code < 0x20 || (code >= 0x80 && ascii))
+        else if (code < 0x20 || (code >= 0x7f && ascii))
             TM_TRY(str_printf(out, "\\u%04x", code));
         else
             TM_TRY(str_append(out, p, (size_t)n));

@@ -1,4 +1,5 @@
-/* Pre-tokenizers: a list of steps, each a pattern that cuts text into words, or a blank put in front. */
+/* Pre-tokenizers: a list of steps, each a pattern that cuts text into words, or a blank put in front.
+ * Patterns are matched as Unicode text. Known difference to Oniguruma, which Hugging Face uses: \s matches U+180E here. */
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 #include <string.h>
