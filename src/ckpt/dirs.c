@@ -13,7 +13,7 @@
 #include "ckpt/ckpt.h"
 #include "ckpt/table.h"
 
-enum status step_path(const char *dir, const struct step_dir *d, char *out, size_t cap) {
+enum status ckpt_dirs_path(const char *dir, const struct step_dir *d, char *out, size_t cap) {
     char name[64];
     snprintf(name, sizeof name, "step_%08lld%s", (long long)d->step, d->tmp ? ".tmp" : d->old ? ".old" : "");
     return str_path(out, cap, dir, name);
@@ -38,7 +38,7 @@ static int newest_first(const void *a, const void *b) {
     return (int)x->old - (int)y->old;
 }
 
-enum status step_list(const char *dir, struct step_dir **out, size_t *n) {
+enum status ckpt_dirs_list(const char *dir, struct step_dir **out, size_t *n) {
     size_t cap = 0;
     enum status st = TM_OK;
     struct step_dir one;
@@ -58,16 +58,17 @@ enum status step_list(const char *dir, struct step_dir **out, size_t *n) {
     return st;
 }
 
-enum status step_check(const char *step_dir) {
+enum status ckpt_dirs_check(const char *step_dir) {
     struct ckpt_table t;
     struct ckpt_about about;
     json_t *root;
-    char *text;
+    char *text, where[4096];
     size_t n;
-    TM_TRY(manifest_read(step_dir, &text, &n));
-    enum status st = manifest_parse(text, n, step_dir, &t, &root, &about);
+    TM_TRY(str_path(where, sizeof where, step_dir, CKPT_MANIFEST));
+    TM_TRY(ckpt_manifest_read(step_dir, &text, &n));
+    enum status st = ckpt_manifest_parse(text, n, where, &t, &root, &about);
     mem_free(&text);
-    table_free(&t);
+    ckpt_table_free(&t);
     json_decref(root);
     return st;
 }
@@ -77,13 +78,13 @@ enum status ckpt_find_latest(const char *dir, char *out, size_t cap, int64_t *st
     size_t n;
     *step = -1;
     out[0] = 0;
-    TM_TRY(step_list(dir, &list, &n));
+    TM_TRY(ckpt_dirs_list(dir, &list, &n));
     enum status st = TM_OK;
     for (size_t i = 0; st == TM_OK && *step < 0 && i < n; i++) {
         if (list[i].tmp) continue;
-        st = step_path(dir, &list[i], out, cap);
+        st = ckpt_dirs_path(dir, &list[i], out, cap);
         if (st != TM_OK) break;
-        if (step_check(out) == TM_OK)
+        if (ckpt_dirs_check(out) == TM_OK)
             *step = list[i].step;
         else
             log_warn("checkpoint %s is passed over: %s", out, status_message());
@@ -93,38 +94,38 @@ enum status ckpt_find_latest(const char *dir, char *out, size_t cap, int64_t *st
     return st;
 }
 
-enum status step_remove_tmp(const char *dir) {
+enum status ckpt_dirs_remove_tmp(const char *dir) {
     char path[4096];
     struct step_dir *list;
     size_t n;
-    TM_TRY(step_list(dir, &list, &n));
+    TM_TRY(ckpt_dirs_list(dir, &list, &n));
     enum status st = TM_OK;
     for (size_t i = 0; st == TM_OK && i < n; i++) {
         if (!list[i].tmp) continue;
-        st = step_path(dir, &list[i], path, sizeof path);
+        st = ckpt_dirs_path(dir, &list[i], path, sizeof path);
         if (st == TM_OK) st = file_remove_tree(path);
     }
     mem_free(&list);
     return st;
 }
 
-enum status step_prune(const char *dir, int keep, int64_t saved) {
+enum status ckpt_dirs_prune(const char *dir, int keep, int64_t saved) {
     char path[4096];
     struct step_dir *list;
     size_t n;
     int kept = 0;
-    TM_TRY(step_list(dir, &list, &n));
+    TM_TRY(ckpt_dirs_list(dir, &list, &n));
     enum status st = TM_OK;
     for (size_t i = 0; st == TM_OK && i < n; i++) {
         bool stale =
             list[i].old && i > 0 && list[i - 1].step == list[i].step; /* the new step_N stands right before it */
         if (list[i].tmp || (!stale && list[i].step == saved && ++kept)) continue;
-        st = step_path(dir, &list[i], path, sizeof path);
+        st = ckpt_dirs_path(dir, &list[i], path, sizeof path);
         if (st != TM_OK) break;
         bool remove = stale || (keep > 0 && kept >= keep);
         if (remove)
             st = file_remove_tree(path);
-        else if (step_check(path) == TM_OK)
+        else if (ckpt_dirs_check(path) == TM_OK)
             kept++;
     }
     mem_free(&list);

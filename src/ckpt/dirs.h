@@ -14,12 +14,12 @@ struct step_dir {
 };
 
 /* "step_00000012", with ".tmp" or ".old" as its flags say, inside `dir`. */
-enum status step_path(const char *dir, const struct step_dir *d, char *out, size_t cap);
+enum status ckpt_dirs_path(const char *dir, const struct step_dir *d, char *out, size_t cap);
 /* All of them in `dir`, the largest step first, step_N before step_N.old; free with mem_free. An absent `dir` has none. Errors: IO, MEMORY. */
-enum status step_list(const char *dir, struct step_dir **out, size_t *n);
+enum status ckpt_dirs_list(const char *dir, struct step_dir **out, size_t *n);
 /* Does the folder have a manifest that passes all checks? Errors: as ckpt_open. */
-enum status step_check(const char *step_dir);
+enum status ckpt_dirs_check(const char *step_dir);
 /* Remove leftovers of saves that never ended: *.tmp. */
-enum status step_remove_tmp(const char *dir);
+enum status ckpt_dirs_remove_tmp(const char *dir);
 /* Keep the `keep` largest valid steps and `saved` itself; remove all other checkpoints below the last kept, and every .old. */
-enum status step_prune(const char *dir, int keep, int64_t saved);
+enum status ckpt_dirs_prune(const char *dir, int keep, int64_t saved);

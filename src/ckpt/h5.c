@@ -143,7 +143,7 @@ static void piece_name(char *out, size_t cap, const struct ckpt_entry *e, int64_
     snprintf(out, cap, "/%s#%lld", e->desc.name, (long long)(piece - e->piece));
 }
 
-enum status h5_create_shard(const char *path, struct ckpt_table *t, int file) {
+enum status ckpt_h5_create_shard(const char *path, struct ckpt_table *t, int file) {
     char name[TENSOR_NAME_MAX + 32];
     hid_t f = create_file(path), layout = H5Pcreate(H5P_DATASET_CREATE);
     enum status st = f >= 0 && layout >= 0 ? TM_OK : h5_fail("create", path);
@@ -190,7 +190,7 @@ static bool map_pieces(hid_t layout, const struct ckpt_table *t, const struct ck
     return done;
 }
 
-enum status h5_create_index(const char *path, const struct ckpt_table *t) {
+enum status ckpt_h5_create_index(const char *path, const struct ckpt_table *t) {
     hid_t f = create_file(path);
     enum status st = f >= 0 ? TM_OK : h5_fail("create", path);
     for (int i = 0; st == TM_OK && i < t->n; i++) {

@@ -30,8 +30,8 @@ static uint64_t hash_range(const struct tensor_desc *d, const struct tensor_box 
     size_t width = dtype_bytes(d->dtype);
     struct runs r;
     int64_t at, index;
-    runs_start(&r, box, box, &whole);
-    while (runs_next(&r, &at, &index)) {
+    ckpt_runs_start(&r, box, box, &whole);
+    while (ckpt_runs_next(&r, &at, &index)) {
         int64_t lo = size_max(at, from), hi = size_min(at + r.len, from + n);
         if (lo < hi) sum += hash_run(name, index + lo - at, bytes + (size_t)(lo - from) * width, hi - lo, width);
         if (at + r.len >= from + n) break;
@@ -57,9 +57,9 @@ enum status ckpt_hash(struct ckpt *c, uint64_t *out) {
         const struct ckpt_piece *p = &c->t.pieces[i];
         const struct tensor_desc *d = &c->t.tensors[p->tensor].desc;
         int64_t width = (int64_t)dtype_bytes(d->dtype);
-        for (int64_t b = 0; b < table_blocks(p->bytes);
+        for (int64_t b = 0; b < ckpt_table_blocks(p->bytes);
              b++) { /* a block holds whole elements: 16 MiB is a multiple of 8 */
-            TM_TRY(open_block(c, i, b));
+            TM_TRY(ckpt_use_block(c, i, b));
             int64_t n = size_min(p->bytes - b * CKPT_BLOCK, CKPT_BLOCK);
             sum += hash_range(d, &p->box, b * CKPT_BLOCK / width, n / width, c->block);
         }
@@ -74,14 +74,14 @@ static enum status hash_piece(struct dev *dev, const struct ckpt_tensor *t, cons
                               const struct tensor_box *box, char *buf, uint64_t *out) {
     struct shard_source s;
     int64_t width = (int64_t)dtype_bytes(stored->dtype), bytes = tensor_box_elems(box) * width;
-    enum status st = shard_source_open(&s, dev, t, box);
+    enum status st = ckpt_shard_source_open(&s, dev, t, box);
     *out = 0;
     for (int64_t at = 0; st == TM_OK && at < bytes; at += CKPT_BLOCK) {
         int64_t n = size_min(bytes - at, CKPT_BLOCK);
-        st = shard_source_read(&s, at, (size_t)n, buf);
+        st = ckpt_shard_source_read(&s, at, (size_t)n, buf);
         if (st == TM_OK) *out += hash_range(stored, box, at / width, n / width, buf);
     }
-    shard_source_close(&s);
+    ckpt_shard_source_close(&s);
     return st;
 }
 
@@ -97,7 +97,7 @@ static enum status hash_held(struct dev *dev, const struct ckpt_tensor *tensors,
         const struct ckpt_tensor *src = &tensors[p->tensor];
         struct tensor_box both;
         uint64_t h;
-        if (!plan_holds(src) || !tensor_box_intersect(&p->box, &src->desc.box, &both) ||
+        if (!ckpt_plan_holds(src) || !tensor_box_intersect(&p->box, &src->desc.box, &both) ||
             !tensor_box_equal(&both, &p->box))
             continue;
         st = hash_piece(dev, src, &t->tensors[p->tensor].desc, &p->box, buf, &h);
@@ -126,13 +126,13 @@ enum status ckpt_hash_all(struct dev *dev, struct par_group *world, const struct
     struct ckpt_table t;
     int64_t *x = NULL;
     *out = 0;
-    TM_TRY(plan_gather_all(tensors, n, dev != NULL, world, &t));
+    TM_TRY(ckpt_plan_gather_all(tensors, n, dev != NULL, world, &t));
     enum status st = mem_alloc(&x, 2 * (size_t)t.n_pieces, sizeof *x);
     if (st == TM_OK) st = hash_held(dev, tensors, &t, x);
     st = par_agree_all(st);
     if (st == TM_OK) st = par_reduce_i64(world, x, 2 * t.n_pieces, PAR_MAX);
     if (st == TM_OK) st = sum_pieces(&t, x, out);
     mem_free(&x);
-    table_free(&t);
+    ckpt_table_free(&t);
     return st;
 }

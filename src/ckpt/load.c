@@ -21,7 +21,7 @@ static enum status open_text(const char *step_dir, const char *text, size_t n, s
     c->cached_piece = -1;
     enum status st = str_copy(c->dir, sizeof c->dir, step_dir);
     if (st == TM_OK) st = mem_alloc(&c->block, 1, CKPT_BLOCK);
-    if (st == TM_OK) st = manifest_parse(text, n, where, &c->t, &c->root, &c->about);
+    if (st == TM_OK) st = ckpt_manifest_parse(text, n, where, &c->t, &c->root, &c->about);
     if (st != TM_OK) ckpt_close(&c);
     *out = c;
     return st;
@@ -31,7 +31,7 @@ enum status ckpt_open(const char *step_dir, struct ckpt **out) {
     char *text;
     size_t n;
     *out = NULL;
-    TM_TRY(manifest_read(step_dir, &text, &n));
+    TM_TRY(ckpt_manifest_read(step_dir, &text, &n));
     enum status st = open_text(step_dir, text, n, out);
     mem_free(&text);
     return st;
@@ -42,7 +42,7 @@ enum status ckpt_open_all(const char *step_dir, struct par_group *world, struct 
     size_t n = 0;
     bool first = par_group_rank(world) == 0;
     *out = NULL;
-    enum status st = par_agree_all(first ? manifest_read(step_dir, &text, &n) : TM_OK);
+    enum status st = par_agree_all(first ? ckpt_manifest_read(step_dir, &text, &n) : TM_OK);
     int64_t size = (int64_t)n;
     if (st == TM_OK) st = par_bcast(world, &size, sizeof size, 0);
     if (st == TM_OK) st = par_agree_all(first ? TM_OK : mem_alloc(&text, (size_t)size + 1, 1));
@@ -57,7 +57,7 @@ void ckpt_close(struct ckpt **pc) {
     struct ckpt *c = *pc;
     if (!c) return;
     if (c->fd >= 0) close(c->fd);
-    table_free(&c->t);
+    ckpt_table_free(&c->t);
     json_decref(c->root);
     mem_free(&c->block);
     mem_free(pc);
@@ -82,12 +82,12 @@ const struct tensor_desc *ckpt_tensor_at(const struct ckpt *c, int i) {
     return i >= 0 && i < c->t.n ? &c->t.tensors[i].desc : NULL;
 }
 const struct tensor_desc *ckpt_find(const struct ckpt *c, const char *name) {
-    return ckpt_tensor_at(c, table_find(&c->t, name));
+    return ckpt_tensor_at(c, ckpt_table_find(&c->t, name));
 }
 
 /* --- blocks -------------------------------------------------------------------------------------------------------------------- */
 
-enum status open_file(struct ckpt *c, int file) {
+enum status ckpt_use_file(struct ckpt *c, int file) {
     const struct ckpt_file *f = &c->t.files[file];
     if (c->file == file) return TM_OK;
     if (c->fd >= 0) close(c->fd);
@@ -103,11 +103,11 @@ enum status open_file(struct ckpt *c, int file) {
     return TM_OK;
 }
 
-enum status open_block(struct ckpt *c, int64_t piece, int64_t block) {
+enum status ckpt_use_block(struct ckpt *c, int64_t piece, int64_t block) {
     const struct ckpt_piece *p = &c->t.pieces[piece];
     if (c->cached_piece == piece && c->cached_block == block) return TM_OK;
     c->cached_piece = -1;
-    TM_TRY(open_file(c, p->file));
+    TM_TRY(ckpt_use_file(c, p->file));
     int64_t at = block * CKPT_BLOCK;
     size_t n = (size_t)size_min(p->bytes - at, CKPT_BLOCK);
     TM_TRY(file_pread(c->fd, c->path, c->block, n, p->offset + at));
@@ -122,12 +122,12 @@ enum status open_block(struct ckpt *c, int64_t piece, int64_t block) {
 enum status ckpt_verify(struct ckpt *c) {
     c->cached_piece = -1; /* what was read before is read again */
     for (int64_t i = 0; i < c->t.n_pieces; i++)
-        for (int64_t b = 0; b < table_blocks(c->t.pieces[i].bytes); b++) TM_TRY(open_block(c, i, b));
+        for (int64_t b = 0; b < ckpt_table_blocks(c->t.pieces[i].bytes); b++) TM_TRY(ckpt_use_block(c, i, b));
     c->cached_piece = -1; /* the buffer serves the other bytes now */
     for (int f = 0; f < c->t.n_files; f++) {
         uint64_t rest;
-        TM_TRY(open_file(c, f));
-        TM_TRY(table_hash_rest(&c->t, f, c->fd, c->path, c->t.files[f].bytes, c->block, &rest));
+        TM_TRY(ckpt_use_file(c, f));
+        TM_TRY(ckpt_table_hash_rest(&c->t, f, c->fd, c->path, c->t.files[f].bytes, c->block, &rest));
         if (rest != c->t.files[f].rest)
             return TM_FAIL(TM_ERR_FORMAT, "%s is damaged: its bytes outside of the data differ from their hash",
                            c->path);
@@ -151,7 +151,7 @@ static void widen_bf16(void *dst, const void *src, size_t n) {
 static enum status copy_out(struct ckpt *c, int64_t piece, int64_t at, int64_t n, bool widen, char *out) {
     while (n > 0) {
         int64_t in_block = at % CKPT_BLOCK, m = size_min(n, CKPT_BLOCK - in_block);
-        TM_TRY(open_block(c, piece, at / CKPT_BLOCK));
+        TM_TRY(ckpt_use_block(c, piece, at / CKPT_BLOCK));
         if (widen)
             widen_bf16(out, c->block + in_block, (size_t)m / 2);
         else
@@ -172,8 +172,8 @@ static enum status read_pieces(struct ckpt *c, const struct ckpt_entry *e, const
         struct runs r;
         int64_t from, to;
         if (!tensor_box_intersect(&p->box, box, &part)) continue;
-        runs_start(&r, &part, &p->box, box);
-        while (runs_next(&r, &from, &to))
+        ckpt_runs_start(&r, &part, &p->box, box);
+        while (ckpt_runs_next(&r, &from, &to))
             TM_TRY(copy_out(c, i, from * elem, r.len * elem, as != e->desc.dtype, out + to * wide));
         found += tensor_box_elems(&part);
     }
@@ -184,7 +184,7 @@ static enum status read_pieces(struct ckpt *c, const struct ckpt_entry *e, const
 }
 
 static enum status find_entry(const struct ckpt *c, const char *name, enum dtype as, const struct ckpt_entry **out) {
-    int i = table_find(&c->t, name);
+    int i = ckpt_table_find(&c->t, name);
     if (i < 0) return TM_FAIL(TM_ERR_FORMAT, "%s has no tensor %s", c->dir, name);
     *out = &c->t.tensors[i];
     enum dtype have = (*out)->desc.dtype;

@@ -54,7 +54,7 @@ static json_t *tensor_json(const struct ckpt_table *t, const struct ckpt_entry *
     for (int64_t i = e->piece; i < e->piece + e->pieces; i++) {
         const struct ckpt_piece *p = &t->pieces[i];
         json_t *hashes = json_array();
-        for (int64_t b = 0; b < table_blocks(p->bytes); b++)
+        for (int64_t b = 0; b < ckpt_table_blocks(p->bytes); b++)
             json_array_append_new(hashes, hex_json(t->hashes[p->hash + b]));
         json_array_append_new(pieces, json_pack("{s:i, s:o, s:o, s:I, s:I, s:o}", "file", p->file, "lo",
                                                 list_i64(p->box.lo, p->box.rank), "hi",
@@ -65,7 +65,7 @@ static json_t *tensor_json(const struct ckpt_table *t, const struct ckpt_entry *
                      list_i64(e->desc.shape, e->desc.rank), "units", e->units, "pieces", pieces);
 }
 
-enum status manifest_print(const struct ckpt_table *t, const struct ckpt_about *about, struct str *out) {
+enum status ckpt_manifest_print(const struct ckpt_table *t, const struct ckpt_about *about, struct str *out) {
     size_t start = out->len;
     TM_TRY(str_printf(out, HEAD "%016d" TAIL, 0));
     TM_TRY(str_printf(out, "\"format\":\"" FORMAT "\",\"version\":%d,\"block\":%d,\"step\":%lld,\"bytes\":%lld",
@@ -91,7 +91,7 @@ enum status manifest_print(const struct ckpt_table *t, const struct ckpt_about *
     return TM_OK;
 }
 
-enum status manifest_read(const char *step_dir, char **text, size_t *n) {
+enum status ckpt_manifest_read(const char *step_dir, char **text, size_t *n) {
     char path[4096];
     *text = NULL;
     TM_TRY(str_path(path, sizeof path, step_dir, CKPT_MANIFEST));
@@ -182,7 +182,7 @@ static enum status parse_piece(const json_t *j, const char *where, struct ckpt_t
         return TM_FAIL(TM_ERR_FORMAT, "%s: a piece lies outside file %lld", where, (long long)file);
     p->file = (int)file;
     TM_TRY(need_array(j, "xxh3", where, &hashes));
-    if ((int64_t)json_array_size(hashes) != table_blocks(p->bytes))
+    if ((int64_t)json_array_size(hashes) != ckpt_table_blocks(p->bytes))
         return TM_FAIL(TM_ERR_FORMAT, "%s: %zu hashes for %lld bytes", where, json_array_size(hashes),
                        (long long)p->bytes);
     p->hash = t->n_hashes;
@@ -251,7 +251,7 @@ static enum status parse_table(const json_t *root, const char *where, struct ckp
     TM_TRY(mem_alloc(&t->hashes, hashes, sizeof *t->hashes));
     for (; t->n < (int)json_array_size(tensors); t->n++)
         TM_TRY(parse_tensor(json_array_get(tensors, (size_t)t->n), where, t, &t->tensors[t->n]));
-    enum status st = table_sort_names(t);
+    enum status st = ckpt_table_sort_names(t);
     return st == TM_OK ? st : status_context(st, "%s: ", where);
 }
 
@@ -276,8 +276,8 @@ static enum status parse_about(const json_t *root, const char *where, struct ckp
                : TM_FAIL(TM_ERR_FORMAT, "%s: no \"meta\" or \"grid\"", where);
 }
 
-enum status manifest_parse(const char *text, size_t n, const char *where, struct ckpt_table *t, json_t **root,
-                           struct ckpt_about *about) {
+enum status ckpt_manifest_parse(const char *text, size_t n, const char *where, struct ckpt_table *t, json_t **root,
+                                struct ckpt_about *about) {
     uint64_t want;
     *t = (struct ckpt_table){0};
     *root = NULL;
@@ -291,7 +291,7 @@ enum status manifest_parse(const char *text, size_t n, const char *where, struct
     enum status st = parse_about(*root, where, about);
     if (st == TM_OK) st = parse_table(*root, where, t);
     if (st != TM_OK) {
-        table_free(t);
+        ckpt_table_free(t);
         json_decref(*root);
         *root = NULL;
     }

@@ -15,6 +15,6 @@ struct ckpt {
 };
 
 /* Make `file` the open one; its size is checked. */
-enum status open_file(struct ckpt *c, int file);
+enum status ckpt_use_file(struct ckpt *c, int file);
 /* Bring block `block` of a piece into c->block, verified. */
-enum status open_block(struct ckpt *c, int64_t piece, int64_t block);
+enum status ckpt_use_block(struct ckpt *c, int64_t piece, int64_t block);

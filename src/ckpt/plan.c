@@ -9,9 +9,9 @@
 #include "base/mem.h"
 #include "base/size.h"
 
-enum dtype plan_stored_dtype(const struct ckpt_tensor *t) { return t->as_bf16 ? DTYPE_bf16 : t->desc.dtype; }
+enum dtype ckpt_plan_stored_dtype(const struct ckpt_tensor *t) { return t->as_bf16 ? DTYPE_bf16 : t->desc.dtype; }
 
-bool plan_holds(const struct ckpt_tensor *t) {
+bool ckpt_plan_holds(const struct ckpt_tensor *t) {
     return tensor_box_elems(&t->desc.box) > 0 && (t->desc.rank > 0 || t->host || t->data.a);
 }
 
@@ -58,7 +58,7 @@ static uint64_t list_hash(const struct ckpt_tensor *t, int n) {
     for (int i = 0; i < n; i++) {
         h = hash_bytes(t[i].desc.name, strlen(t[i].desc.name), h);
         h = hash_bytes(t[i].desc.shape, sizeof t[i].desc.shape[0] * (size_t)t[i].desc.rank, h);
-        int kind[2] = {t[i].desc.rank, (int)plan_stored_dtype(&t[i])};
+        int kind[2] = {t[i].desc.rank, (int)ckpt_plan_stored_dtype(&t[i])};
         h = hash_bytes(kind, sizeof kind, h);
     }
     return h;
@@ -108,7 +108,7 @@ static enum status push_outside(struct box_list *l, const struct tensor_box *a, 
     return TM_OK;
 }
 
-/* Work space of plan_make. `near` are the pieces of this tensor that may still overlap a later box: boxes come sorted by lo[0], so a piece
+/* Work space of ckpt_plan_make. `near` are the pieces of this tensor that may still overlap a later box: boxes come sorted by lo[0], so a piece
  * that ends at or before the present lo[0] is done with. That keeps 10^5 disjoint boxes from costing 10^10 comparisons. */
 struct plan {
     struct ckpt_table *t;
@@ -140,7 +140,7 @@ static enum status add_pieces(struct plan *w, const struct tensor_box *box, int 
         int64_t bytes = tensor_box_elems(&w->now.p[k]) * (int64_t)dtype_bytes(e->desc.dtype);
         *p = (struct ckpt_piece){
             .box = w->now.p[k], .tensor = t->n, .file = writer, .bytes = bytes, .hash = t->n_hashes};
-        t->n_hashes += table_blocks(bytes);
+        t->n_hashes += ckpt_table_blocks(bytes);
         t->bytes += bytes;
         w->load[writer] += bytes;
         e->pieces++;
@@ -155,7 +155,7 @@ static enum status add_tensor(struct plan *w, const struct ckpt_tensor *src, con
     struct ckpt_entry *e = &t->tensors[t->n];
     int64_t before = t->bytes, want;
     e->desc = src->desc;
-    e->desc.dtype = plan_stored_dtype(src);
+    e->desc.dtype = ckpt_plan_stored_dtype(src);
     e->desc.box = tensor_box_whole(src->desc.rank, src->desc.shape);
     e->piece = t->n_pieces;
     snprintf(e->units, sizeof e->units, "%s", src->units ? src->units : "1");
@@ -177,8 +177,8 @@ static enum status add_tensor(struct plan *w, const struct ckpt_tensor *src, con
     return TM_OK;
 }
 
-enum status plan_make(const struct ckpt_tensor *tensors, int n, struct held_box *held, size_t n_held, int world,
-                      struct ckpt_table *out) {
+enum status ckpt_plan_make(const struct ckpt_tensor *tensors, int n, struct held_box *held, size_t n_held, int world,
+                           struct ckpt_table *out) {
     struct plan w = {.t = out};
     *out = (struct ckpt_table){0};
     if (n_held) qsort(held, n_held, sizeof *held, by_box);
@@ -189,17 +189,17 @@ enum status plan_make(const struct ckpt_tensor *tensors, int n, struct held_box 
         for (end = at; end < n_held && held[end].tensor == i;) end++;
         st = add_tensor(&w, &tensors[i], held + at, end - at);
     }
-    if (st == TM_OK) st = table_sort_names(out);
+    if (st == TM_OK) st = ckpt_table_sort_names(out);
     if (st == TM_OK) st = mem_alloc(&out->hashes, (size_t)out->n_hashes, sizeof *out->hashes);
     mem_free(&w.load);
     mem_free(&w.near.p);
     mem_free(&w.now.p);
     mem_free(&w.next.p);
-    if (st != TM_OK) table_free(out);
+    if (st != TM_OK) ckpt_table_free(out);
     return st;
 }
 
-enum status plan_name_files(struct ckpt_table *t, int world, int rank, int *mine) {
+enum status ckpt_plan_name_files(struct ckpt_table *t, int world, int rank, int *mine) {
     int *file;
     *mine = -1;
     TM_TRY(mem_alloc(&file, (size_t)world, sizeof *file));
@@ -226,7 +226,7 @@ enum status plan_name_files(struct ckpt_table *t, int world, int rank, int *mine
 static size_t my_boxes(const struct ckpt_tensor *t, int n, int rank, struct held_box *out) {
     size_t count = 0;
     for (int i = 0; i < n; i++) {
-        if (!plan_holds(&t[i])) continue;
+        if (!ckpt_plan_holds(&t[i])) continue;
         if (out) {
             out[count] = (struct held_box){.tensor = i, .rank = rank};
             memcpy(out[count].lo, t[i].desc.box.lo, sizeof t[i].desc.box.lo[0] * (size_t)t[i].desc.rank);
@@ -247,8 +247,8 @@ static enum status compare_lists(const int64_t (*heads)[2], int world, int64_t *
     return TM_OK;
 }
 
-enum status plan_gather_all(const struct ckpt_tensor *tensors, int n, bool have_device, struct par_group *world,
-                            struct ckpt_table *out) {
+enum status ckpt_plan_gather_all(const struct ckpt_tensor *tensors, int n, bool have_device, struct par_group *world,
+                                 struct ckpt_table *out) {
     int size = par_group_size(world), rank = par_group_rank(world);
     int64_t(*heads)[2] = NULL, most = 0;
     struct held_box *mine = NULL, *all = NULL;
@@ -270,12 +270,12 @@ enum status plan_gather_all(const struct ckpt_tensor *tensors, int n, bool have_
     size_t n_held = 0;
     for (int r = 0; r < size; r++) /* close the gaps of ranks with fewer boxes */
         for (int64_t i = 0; i < heads[r][1]; i++) all[n_held++] = all[r * most + i];
-    st = plan_make(tensors, n, all, n_held, size, out);
+    st = ckpt_plan_make(tensors, n, all, n_held, size, out);
     TM_GOTO(st, done, par_agree_all(st));
 done:
     mem_free(&heads);
     mem_free(&mine);
     mem_free(&all);
-    if (st != TM_OK) table_free(out);
+    if (st != TM_OK) ckpt_table_free(out);
     return st;
 }

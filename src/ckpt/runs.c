@@ -1,7 +1,8 @@
 /* Runs of a box: stretches of elements that lie consecutively in two row-major arrays at once. */
 #include "ckpt/runs.h"
 
-void runs_start(struct runs *r, const struct tensor_box *part, const struct tensor_box *a, const struct tensor_box *b) {
+void ckpt_runs_start(struct runs *r, const struct tensor_box *part, const struct tensor_box *a,
+                     const struct tensor_box *b) {
     *r = (struct runs){.part = part, .a = a, .b = b, .axes = part->rank, .len = 1};
     r->done = tensor_box_elems(part) == 0;
     bool whole = true; /* the axes after this one are taken full in both arrays, so this axis continues the run */
@@ -20,7 +21,7 @@ static int64_t offset_in(const struct tensor_box *b, const int64_t *at) {
     return o;
 }
 
-bool runs_next(struct runs *r, int64_t *in_a, int64_t *in_b) {
+bool ckpt_runs_next(struct runs *r, int64_t *in_a, int64_t *in_b) {
     if (r->done) return false;
     *in_a = offset_in(r->a, r->at);
     *in_b = offset_in(r->b, r->at);

@@ -15,6 +15,7 @@ struct runs {
     bool done;
 };
 
-void runs_start(struct runs *r, const struct tensor_box *part, const struct tensor_box *a, const struct tensor_box *b);
+void ckpt_runs_start(struct runs *r, const struct tensor_box *part, const struct tensor_box *a,
+                     const struct tensor_box *b);
 /* The next run: element offsets in a and b; false after the last. */
-bool runs_next(struct runs *r, int64_t *in_a, int64_t *in_b);
+bool ckpt_runs_next(struct runs *r, int64_t *in_a, int64_t *in_b);

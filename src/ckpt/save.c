@@ -36,7 +36,7 @@ static enum status check_space(const struct save *s) {
 
 static enum status prepare(const struct save *s) {
     TM_TRY(file_make_dirs(s->a->dir));
-    TM_TRY(step_remove_tmp(s->a->dir));
+    TM_TRY(ckpt_dirs_remove_tmp(s->a->dir));
     TM_TRY(check_space(s));
     return file_make_dirs(s->tmp);
 }
@@ -55,7 +55,7 @@ static enum status write_manifest(const struct save *s) {
                                .meta = a->meta ? a->meta : none,
                                .grid = grid};
     enum status st = fault_here("ckpt", "manifest") ? TM_FAIL(TM_ERR_IO, "%s: %s", CKPT_MANIFEST, strerror(ENOSPC))
-                                                    : manifest_print(&s->t, &about, &text);
+                                                    : ckpt_manifest_print(&s->t, &about, &text);
     if (st == TM_OK) st = str_path(path, sizeof path, s->tmp, CKPT_MANIFEST);
     if (st == TM_OK) st = file_write(path, text.p, text.len);
     str_free(&text);
@@ -74,7 +74,7 @@ static enum status move(const char *from, const char *to) {
 static enum status publish(const struct save *s) {
     bool replaces = file_exists(s->path);
     if (replaces) {
-        if (step_check(s->path) == TM_OK) {
+        if (ckpt_dirs_check(s->path) == TM_OK) {
             TM_TRY(file_remove_tree(s->old));
             TM_TRY(move(s->path, s->old));
         } else {
@@ -90,7 +90,7 @@ static enum status publish(const struct save *s) {
 }
 
 static enum status finish(struct save *s) {
-    TM_TRY(shard_write_index(s->tmp, &s->t));
+    TM_TRY(ckpt_shard_write_index(s->tmp, &s->t));
     TM_TRY(write_manifest(s));
     TM_TRY(file_sync_dir(s->tmp));
     if (fault_here("ckpt", "die-manifest")) raise(SIGKILL);
@@ -118,7 +118,7 @@ static void clean_up(const struct save *s) {
 }
 
 static void prune(const struct save *s) {
-    if (step_prune(s->a->dir, s->a->keep, s->a->step) != TM_OK)
+    if (ckpt_dirs_prune(s->a->dir, s->a->keep, s->a->step) != TM_OK)
         log_warn("old checkpoints in %s stay: %s", s->a->dir, status_message());
 }
 
@@ -131,12 +131,12 @@ static enum status set_names(struct save *s) {
     strftime(s->when, sizeof s->when, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &utc));
     if (d.step < 0) return TM_FAIL(TM_ERR_INTERNAL, "checkpoint of step %lld", (long long)d.step);
     if (s->a->meta && !json_is_object(s->a->meta)) return TM_FAIL(TM_ERR_INTERNAL, "metadata is no JSON object");
-    TM_TRY(step_path(s->a->dir, &d, s->path, sizeof s->path));
+    TM_TRY(ckpt_dirs_path(s->a->dir, &d, s->path, sizeof s->path));
     d.tmp = true;
-    TM_TRY(step_path(s->a->dir, &d, s->tmp, sizeof s->tmp));
+    TM_TRY(ckpt_dirs_path(s->a->dir, &d, s->tmp, sizeof s->tmp));
     d.tmp = false;
     d.old = true;
-    return step_path(s->a->dir, &d, s->old, sizeof s->old);
+    return ckpt_dirs_path(s->a->dir, &d, s->old, sizeof s->old);
 }
 
 /* Every writer knows offsets and hashes of its own pieces only, zeros elsewhere: one OR brings them together. */
@@ -167,7 +167,7 @@ static enum status write_all(struct save *s) {
     const struct ckpt_save_args *a = s->a;
     bool first = par_group_rank(a->grid->world) == 0;
     TM_TRY(par_agree_all(first ? prepare(s) : TM_OK));
-    TM_TRY(par_agree_all(s->mine >= 0 ? shard_write(s->tmp, a->dev, a->tensors, &s->t, s->mine) : TM_OK));
+    TM_TRY(par_agree_all(s->mine >= 0 ? ckpt_shard_write(s->tmp, a->dev, a->tensors, &s->t, s->mine) : TM_OK));
     TM_TRY(share_all(s));
     return par_agree_all(first ? finish(s) : TM_OK);
 }
@@ -177,9 +177,9 @@ enum status ckpt_save_all(const struct ckpt_save_args *a, struct ckpt_saved *inf
     struct save s = {.a = a, .mine = -1};
     bool first = par_group_rank(a->grid->world) == 0;
     TM_TRY(par_agree_all(set_names(&s)));
-    TM_TRY(plan_gather_all(a->tensors, a->n, a->dev != NULL, a->grid->world, &s.t));
-    enum status st =
-        par_agree_all(plan_name_files(&s.t, par_group_size(a->grid->world), par_group_rank(a->grid->world), &s.mine));
+    TM_TRY(ckpt_plan_gather_all(a->tensors, a->n, a->dev != NULL, a->grid->world, &s.t));
+    enum status st = par_agree_all(
+        ckpt_plan_name_files(&s.t, par_group_size(a->grid->world), par_group_rank(a->grid->world), &s.mine));
     if (st == TM_OK) {
         st = write_all(&s);
         if (st != TM_OK && first) clean_up(&s);
@@ -193,6 +193,6 @@ enum status ckpt_save_all(const struct ckpt_save_args *a, struct ckpt_saved *inf
         *info = (struct ckpt_saved){.bytes = s.t.bytes, .seconds = seconds};
         memcpy(info->path, s.path, sizeof s.path);
     }
-    table_free(&s.t);
+    ckpt_table_free(&s.t);
     return st;
 }

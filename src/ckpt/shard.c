@@ -33,8 +33,8 @@ static enum status gather_part(struct shard_source *s, const struct tensor_box *
     return st;
 }
 
-enum status shard_source_open(struct shard_source *s, struct dev *dev, const struct ckpt_tensor *tensor,
-                              const struct tensor_box *piece) {
+enum status ckpt_shard_source_open(struct shard_source *s, struct dev *dev, const struct ckpt_tensor *tensor,
+                                   const struct tensor_box *piece) {
     *s = (struct shard_source){.dev = dev, .tensor = tensor, .host = tensor->host};
     if (!tensor_box_equal(piece, &tensor->desc.box)) TM_TRY(gather_part(s, piece));
     return tensor->as_bf16 && !s->host ? mem_alloc(&s->wide, 2, CKPT_BLOCK) : TM_OK;
@@ -50,7 +50,7 @@ static void narrow(void *dst, const void *src, size_t n) {
     }
 }
 
-enum status shard_source_read(struct shard_source *s, int64_t at, size_t n, void *out) {
+enum status ckpt_shard_source_read(struct shard_source *s, int64_t at, size_t n, void *out) {
     if (!s->tensor->as_bf16) {
         if (!s->host) return dev_download(s->dev, out, dptr_add(s->tensor->data, at), n);
         memcpy(out, s->host + at, n);
@@ -61,7 +61,7 @@ enum status shard_source_read(struct shard_source *s, int64_t at, size_t n, void
     return TM_OK;
 }
 
-void shard_source_close(struct shard_source *s) {
+void ckpt_shard_source_close(struct shard_source *s) {
     mem_free(&s->copy);
     mem_free(&s->wide);
 }
@@ -70,10 +70,10 @@ void shard_source_close(struct shard_source *s) {
 
 static enum status write_piece(int fd, const char *path, struct shard_source *s, struct ckpt_table *t,
                                const struct ckpt_piece *p, void *buf) {
-    for (int64_t b = 0; b < table_blocks(p->bytes); b++) {
+    for (int64_t b = 0; b < ckpt_table_blocks(p->bytes); b++) {
         int64_t at = b * CKPT_BLOCK;
         size_t n = (size_t)size_min(p->bytes - at, CKPT_BLOCK);
-        TM_TRY(shard_source_read(s, at, n, buf));
+        TM_TRY(ckpt_shard_source_read(s, at, n, buf));
         t->hashes[p->hash + b] = hash_bytes(buf, n, 0);
         if (fault_here("ckpt", "write")) return TM_FAIL(TM_ERR_IO, "cannot write %s: %s", path, strerror(ENOSPC));
         if (fault_here("ckpt", "die-write")) raise(SIGKILL);
@@ -89,7 +89,7 @@ static enum status open_frame(const char *path, struct ckpt_table *t, int file, 
     if (*fd < 0) return TM_FAIL(TM_ERR_IO, "cannot open %s: %s", path, strerror(errno));
     f->bytes = file_size(path);
     if (f->bytes < 0) return TM_FAIL(TM_ERR_IO, "cannot stat %s: %s", path, strerror(errno));
-    return table_hash_rest(t, file, *fd, path, f->bytes, buf, &f->rest);
+    return ckpt_table_hash_rest(t, file, *fd, path, f->bytes, buf, &f->rest);
 }
 
 static enum status sync_close(const char *path, int fd, enum status st) {
@@ -99,34 +99,34 @@ static enum status sync_close(const char *path, int fd, enum status st) {
     return st;
 }
 
-enum status shard_write(const char *dir, struct dev *dev, const struct ckpt_tensor *tensors, struct ckpt_table *t,
-                        int file) {
+enum status ckpt_shard_write(const char *dir, struct dev *dev, const struct ckpt_tensor *tensors, struct ckpt_table *t,
+                             int file) {
     char path[4096], *buf;
     int fd = -1;
     TM_TRY(str_path(path, sizeof path, dir, t->files[file].name));
     TM_TRY(mem_alloc(&buf, 1, CKPT_BLOCK));
-    enum status st = h5_create_shard(path, t, file);
+    enum status st = ckpt_h5_create_shard(path, t, file);
     if (st == TM_OK) st = open_frame(path, t, file, buf, &fd);
     for (int64_t i = 0; st == TM_OK && i < t->n_pieces; i++) {
         const struct ckpt_piece *p = &t->pieces[i];
         struct shard_source s;
         if (p->file != file) continue;
-        st = shard_source_open(&s, dev, &tensors[p->tensor], &p->box);
+        st = ckpt_shard_source_open(&s, dev, &tensors[p->tensor], &p->box);
         if (st == TM_OK) st = write_piece(fd, path, &s, t, p, buf);
-        shard_source_close(&s);
+        ckpt_shard_source_close(&s);
     }
     st = sync_close(path, fd, st);
     mem_free(&buf);
     return st;
 }
 
-enum status shard_write_index(const char *dir, struct ckpt_table *t) {
+enum status ckpt_shard_write_index(const char *dir, struct ckpt_table *t) {
     char path[4096], *buf;
     int fd = -1, file = t->n_files - 1;
     TM_TRY(str_path(path, sizeof path, dir, t->files[file].name));
     TM_TRY(mem_alloc(&buf, 1, CKPT_BLOCK));
     enum status st = fault_here("ckpt", "index") ? TM_FAIL(TM_ERR_IO, "cannot write %s: %s", path, strerror(ENOSPC))
-                                                 : h5_create_index(path, t);
+                                                 : ckpt_h5_create_index(path, t);
     if (st == TM_OK) st = open_frame(path, t, file, buf, &fd);
     st = sync_close(path, fd, st);
     mem_free(&buf);

@@ -7,10 +7,10 @@
 
 /* Write file `file` of the table into `dir` from this rank's tensors and sync it; sets offsets, hashes, size and rest. At most three blocks of
  * host memory (a piece that is only part of a held box costs the box once more). Local. Errors: IO, DEVICE, MEMORY. */
-enum status shard_write(const char *dir, struct dev *dev, const struct ckpt_tensor *tensors, struct ckpt_table *t,
-                        int file);
+enum status ckpt_shard_write(const char *dir, struct dev *dev, const struct ckpt_tensor *tensors, struct ckpt_table *t,
+                             int file);
 /* Write index.h5, sync it; sets its size and hash. */
-enum status shard_write_index(const char *dir, struct ckpt_table *t);
+enum status ckpt_shard_write_index(const char *dir, struct ckpt_table *t);
 
 /* Bytes [at, at + n) of a held box as they are stored, into out. One source at a time. */
 struct shard_source {
@@ -19,7 +19,7 @@ struct shard_source {
     const char *host;  /* the tensor's host memory, or a gathered copy of the piece; NULL: device memory */
     char *copy, *wide; /* owned: the copy; a buffer for f32 before it is narrowed */
 };
-enum status shard_source_open(struct shard_source *s, struct dev *dev, const struct ckpt_tensor *tensor,
-                              const struct tensor_box *piece);
-enum status shard_source_read(struct shard_source *s, int64_t at, size_t n, void *out); /* n <= CKPT_BLOCK */
-void shard_source_close(struct shard_source *s);
+enum status ckpt_shard_source_open(struct shard_source *s, struct dev *dev, const struct ckpt_tensor *tensor,
+                                   const struct tensor_box *piece);
+enum status ckpt_shard_source_read(struct shard_source *s, int64_t at, size_t n, void *out); /* n <= CKPT_BLOCK */
+void ckpt_shard_source_close(struct shard_source *s);

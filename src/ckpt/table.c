@@ -9,7 +9,7 @@
 #include "base/mem.h"
 #include "base/size.h"
 
-void table_free(struct ckpt_table *t) {
+void ckpt_table_free(struct ckpt_table *t) {
     mem_free(&t->tensors);
     mem_free(&t->pieces);
     mem_free(&t->files);
@@ -23,7 +23,7 @@ static int by_name(const void *a, const void *b, void *arg) {
     return strcmp(e[*(const int *)a].desc.name, e[*(const int *)b].desc.name);
 }
 
-enum status table_sort_names(struct ckpt_table *t) {
+enum status ckpt_table_sort_names(struct ckpt_table *t) {
     TM_TRY(mem_alloc(&t->by_name, (size_t)t->n, sizeof *t->by_name));
     for (int i = 0; i < t->n; i++) t->by_name[i] = i;
     if (t->n) qsort_r(t->by_name, (size_t)t->n, sizeof *t->by_name, by_name, t->tensors);
@@ -35,7 +35,7 @@ enum status table_sort_names(struct ckpt_table *t) {
     return TM_OK;
 }
 
-int table_find(const struct ckpt_table *t, const char *name) {
+int ckpt_table_find(const struct ckpt_table *t, const char *name) {
     int lo = 0, hi = t->n;
     while (lo < hi) {
         int mid = lo + (hi - lo) / 2, order = strcmp(t->tensors[t->by_name[mid]].desc.name, name);
@@ -57,8 +57,8 @@ static int by_offset(const void *a, const void *b) {
     return (x->lo > y->lo) - (x->lo < y->lo);
 }
 
-enum status table_hash_rest(const struct ckpt_table *t, int file, int fd, const char *path, int64_t size, void *buf,
-                            uint64_t *out) {
+enum status ckpt_table_hash_rest(const struct ckpt_table *t, int file, int fd, const char *path, int64_t size,
+                                 void *buf, uint64_t *out) {
     struct range *used = NULL;
     size_t n = 0, cap = 0;
     enum status st = TM_OK;

@@ -28,7 +28,7 @@ struct ckpt_entry {
 struct ckpt_file {
     char name[CKPT_FILE_MAX];
     int64_t bytes;
-    uint64_t rest; /* XXH3 of all bytes outside pieces, see table_hash_rest */
+    uint64_t rest; /* XXH3 of all bytes outside pieces, see ckpt_table_hash_rest */
 };
 struct ckpt_table {
     struct ckpt_entry *tensors;
@@ -48,20 +48,20 @@ struct ckpt_about {
     const json_t *meta, *grid;
 };
 
-void table_free(struct ckpt_table *t);
-static inline int64_t table_blocks(int64_t bytes) { return (bytes + CKPT_BLOCK - 1) / CKPT_BLOCK; }
+void ckpt_table_free(struct ckpt_table *t);
+static inline int64_t ckpt_table_blocks(int64_t bytes) { return (bytes + CKPT_BLOCK - 1) / CKPT_BLOCK; }
 /* Fill by_name. Errors: FORMAT when two tensors have one name; MEMORY. */
-enum status table_sort_names(struct ckpt_table *t);
-int table_find(const struct ckpt_table *t, const char *name); /* -1: none */
+enum status ckpt_table_sort_names(struct ckpt_table *t);
+int ckpt_table_find(const struct ckpt_table *t, const char *name); /* -1: none */
 /* Hash of the bytes of an open file that belong to no piece: gaps in rising order, in blocks from each gap's start, chained. `buf` holds
  * CKPT_BLOCK bytes. Errors: IO, FORMAT (shorter than `size`), MEMORY. */
-enum status table_hash_rest(const struct ckpt_table *t, int file, int fd, const char *path, int64_t size, void *buf,
-                            uint64_t *out);
+enum status ckpt_table_hash_rest(const struct ckpt_table *t, int file, int fd, const char *path, int64_t size,
+                                 void *buf, uint64_t *out);
 
 /* The manifest's text; `out` is appended to. Errors: DECK (deck or metadata not UTF-8), MEMORY. */
-enum status manifest_print(const struct ckpt_table *t, const struct ckpt_about *about, struct str *out);
+enum status ckpt_manifest_print(const struct ckpt_table *t, const struct ckpt_about *about, struct str *out);
 /* Parse and check text[n] (hostile): sets *t, *root and *about, which borrows from *root. `where` names it in messages. Errors: FORMAT, MEMORY. */
-enum status manifest_parse(const char *text, size_t n, const char *where, struct ckpt_table *t, json_t **root,
-                           struct ckpt_about *about);
+enum status ckpt_manifest_parse(const char *text, size_t n, const char *where, struct ckpt_table *t, json_t **root,
+                                struct ckpt_about *about);
 /* Read step_dir/MANIFEST.json whole; free with mem_free. */
-enum status manifest_read(const char *step_dir, char **text, size_t *n);
+enum status ckpt_manifest_read(const char *step_dir, char **text, size_t *n);

@@ -18,7 +18,7 @@
 #include "base/mem.h"
 #include "par/room.h"
 
-static const double TURN_SECONDS = 1.5; /* what a killed rank needs to go away */
+static const double TURN_SECONDS = 3; /* mpirun needs 2 s to kill a rank that catches SIGTERM */
 enum { MAX_LINES = 64 };                /* of a report */
 
 struct peer {
@@ -134,13 +134,15 @@ static enum state state_of(int rank, double now) {
 
 static void report_rank(int rank, double now) {
     const struct beat *b = beat_of(rank);
-    char place[3 * BEAT_TEXT] = "where it was is unknown", peer[32] = "";
+    char place[3 * BEAT_TEXT] = "", peer[32] = "";
+    bool fresh = rank != par_rank() && b && silence(rank, now) <= 0;
+    double age = fresh ? now - dog_.peer[rank].heard : 0; /* what has passed since it told */
     if (b)
         snprintf(place, sizeof place, "stage=%s step=%lld operation=\"%s\" for %.1f s", b->stage, (long long)b->step,
-                 b->operation, b->noted_s);
+                 b->operation, b->noted_s + age);
     switch (state_of(rank, now)) {
     case SILENT:
-        if (silence(rank, now) > 0) {
+        if (b) {
             log_error("watchdog: rank %d is silent for %.1f s; last: %s", rank, silence(rank, now), place);
         } else {
             log_error("watchdog: rank %d was never heard of", rank);
@@ -149,7 +151,8 @@ static void report_rank(int rank, double now) {
     case BUSY: log_error("watchdog: rank %d is in no communication: %s", rank, place); break;
     case WAITING:
         if (b->peer >= 0) snprintf(peer, sizeof peer, " for rank %d", b->peer);
-        log_error("watchdog: rank %d waits in %s%s since %.1f s: %s", rank, b->waits_in, peer, b->waited_s, place);
+        log_error("watchdog: rank %d waits in %s%s since %.1f s: %s", rank, b->waits_in, peer, b->waited_s + age,
+                  place);
         break;
     }
 }
