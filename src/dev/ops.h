@@ -117,6 +117,11 @@ struct colsum_args {
     int64_t n, c, ld;
 };
 
+/* x[rows, C] += bias[C], contiguous rows. */
+struct bias_add_args {
+    dptr x, bias;
+    int64_t rows, c;
+};
 /* y[i] += x[i]  /  y = x  /  y = value  /  x *= s */
 struct add_args {
     dptr x, y;

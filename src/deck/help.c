@@ -1,0 +1,112 @@
+/* --help-deck: the key tables as text. */
+#include <stdio.h>
+#include <string.h>
+
+#include "deck/table.h"
+
+static const char *const resume_words[] = {"same", "warn", "free"};
+
+/* "  lr = 1e-4" padded, then type, unit, resume class and the line about it. */
+static enum status help_key(const struct key *k, const char *prefix, struct str *out) {
+    size_t start = out->len;
+    TM_TRY(str_printf(out, "  %s%s%s", prefix, *prefix ? "." : "", k->name));
+    if (!k->table && k->fallback) {
+        bool bare = k->type == KEY_INT || k->type == KEY_FLOAT || k->type == KEY_BOOL;
+        bool is_array = k->type >= KEY_INTS && k->type <= KEY_VALUES;
+        TM_TRY(str_printf(out, bare ? " = %s" : is_array ? " = [ ]%s" : " = \"%s\"", is_array ? "" : k->fallback));
+    }
+    size_t width = out->len - start;
+    TM_TRY(str_printf(out, "%*s", width < 34 ? (int)(34 - width) : 1, ""));
+    TM_TRY(deck_key_print_expected(k, out));
+    if (*k->unit) TM_TRY(str_printf(out, " [%s]", k->unit));
+    if (!k->table && !k->fallback) TM_TRY(str_printf(out, ", required"));
+    TM_TRY(str_printf(out, "\n        %s", k->doc));
+    if (*k->use) TM_TRY(str_printf(out, "; for: %s", k->use));
+    if (!k->table) TM_TRY(str_printf(out, "; resume: %s", resume_words[k->resume]));
+    if (k->was) TM_TRY(str_printf(out, "; earlier: %s", k->was));
+    return str_printf(out, "\n");
+}
+
+/* A table and, after it, those of its members. Groups that a stage shares with the top level are shown once, there. */
+static enum status help_table(const struct table *t, const char *prefix, struct str *out) {
+    TM_TRY(str_printf(out, "\n%s: %s\n", *prefix ? prefix : "deck", t->doc));
+    bool is_stage = t == deck_table_stage(), renamed;
+    for (int i = 0; i < t->n; i++)
+        if (!is_stage || !t->keys[i].table) TM_TRY(help_key(&t->keys[i], "", out));
+    if (is_stage) {
+        TM_TRY(str_printf(out, "  kinds of stages:\n"));
+        for (int k = 0; k < DECK_KINDS; k++)
+            TM_TRY(
+                str_printf(out, "    %-10s %s\n", deck_kind_name((enum deck_kind)k), deck_kind_doc((enum deck_kind)k)));
+    }
+    for (int i = 0; i < t->n; i++) {
+        const struct key *k = &t->keys[i];
+        if (!k->table || (is_stage && deck_key_find(deck_table_top(), k->name, &renamed))) continue;
+        struct str name = {0};
+        enum status st = str_printf(&name, "%s%s%s%s", prefix, *prefix ? "." : "", k->name,
+                                    k->type == KEY_LIST    ? "[i]"
+                                    : k->type == KEY_NAMED ? ".NAME"
+                                                           : "");
+        if (st == TM_OK) st = help_table(k->table, name.p, out);
+        str_free(&name);
+        TM_TRY(st);
+    }
+    return TM_OK;
+}
+
+/* The path of a table without its indexes: "datasets.NAME.sources[i]" -> "datasets.sources". */
+static bool same_path(const char *want, const char *path) {
+    for (; *path; path++) {
+        if (!strncmp(path, "[i]", 3)) path += 3;
+        if (!strncmp(path, ".NAME", 5)) path += 5;
+        if (!*path) break;
+        if (*want++ != *path) return false;
+    }
+    return !*want;
+}
+
+/* What a question has found, and the nearest name to it. */
+struct question {
+    const char *key;
+    struct str *out;
+    int found, best;
+    char nearest[128];
+};
+
+static enum status ask_table(struct question *q, const struct table *t, const char *prefix) {
+    bool is_stage = t == deck_table_stage(), renamed;
+    for (int i = 0; i < t->n; i++) {
+        const struct key *k = &t->keys[i];
+        if (is_stage && k->table && deck_key_find(deck_table_top(), k->name, &renamed)) continue;
+        struct str path = {0}, full = {0};
+        enum status st = str_printf(&path, "%s%s%s%s", prefix, *prefix ? "." : "", k->name,
+                                    k->type == KEY_LIST    ? "[i]"
+                                    : k->type == KEY_NAMED ? ".NAME"
+                                                           : "");
+        if (st == TM_OK) st = str_printf(&full, "%s%s%s", prefix, *prefix ? "." : "", k->name);
+        if (st == TM_OK && (same_path(q->key, path.p) || same_path(q->key, full.p) || !strcmp(q->key, k->name))) {
+            q->found++;
+            st = k->table ? help_table(k->table, path.p, q->out) : help_key(k, prefix, q->out);
+        } else if (st == TM_OK) {
+            int d = str_distance(q->key, k->name), e = str_distance(q->key, full.p);
+            if (e < d) d = e;
+            if (d < q->best) {
+                q->best = d;
+                snprintf(q->nearest, sizeof q->nearest, "%s", full.p);
+            }
+            if (k->table) st = ask_table(q, k->table, path.p);
+        }
+        str_free(&path);
+        str_free(&full);
+        TM_TRY(st);
+    }
+    return TM_OK;
+}
+
+enum status deck_help(const char *key, struct str *out) {
+    if (!key) return help_table(deck_table_top(), "", out);
+    struct question q = {.key = key, .out = out, .best = 1 << 20};
+    TM_TRY(ask_table(&q, deck_table_top(), ""));
+    if (q.found) return TM_OK;
+    return TM_FAIL(TM_ERR_DECK, "--help-deck %s: no such key; did you mean %s?", key, q.nearest);
+}

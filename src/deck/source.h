@@ -1,0 +1,22 @@
+/* From a deck's text and --set strings to one tree of settings. Inner to deck/. */
+#pragma once
+
+#include <libconfig.h>
+#include <stddef.h>
+
+#include "base/status.h"
+#include "deck/report.h"
+
+/* Read a deck file of at most 1 MiB; free with mem_free. Errors: IO, FORMAT (larger), DECK (NUL bytes), MEMORY. */
+enum status deck_source_text(const char *path, char **text, size_t *n);
+/* Report what libconfig would misread in `text`, and in what it includes from report->dir. With `set` ("--set key=value"),
+ * text is its value. Errors: MEMORY. */
+enum status deck_source_scan(const char *text, const char *set, struct report *report);
+/* Parse into an initialised tree; syntax errors are reported, and then *good is false. Errors: MEMORY. */
+enum status deck_source_parse(const char *text, config_t *tree, struct report *report, bool *good);
+/* Put "key=value" into the tree. `pool` (deck_pool_*) owns the text that messages show for the new setting. Errors: MEMORY. */
+enum status deck_source_set(config_t *tree, const char *set, void **pool, struct report *report);
+/* The stage of this name in the tree (its name, or without one the word of `do`), or NULL. */
+config_setting_t *deck_source_stage(const config_t *tree, const char *name);
+/* Is `path` ("optim.lr", "qad.optim.lr", "stages.qad.losses[0].weight") a key that --set may name in this deck? */
+bool deck_source_knows(const config_t *tree, const char *path);

@@ -1,0 +1,130 @@
+/* Fake quantization, its straight-through gradient and rounding to bf16 on the host. Element-wise: no order, the same bits for any
+ * thread count and vector width. The arithmetic is numfmt/scale.h. */
+#include "dev/dev.h"
+#include "numfmt/scale.h"
+
+#define OP(name, flops, bytes, doc) enum status host_##name(struct dev *d, const struct name##_args *a);
+#include "dev/ops.def"
+#undef OP
+
+/* Leaf loops are compiled once per instruction set and chosen at load time. ThreadSanitizer is not up yet when that happens. */
+#if defined(__SANITIZE_THREAD__)
+#define CLONES
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define CLONES
+#endif
+#endif
+#if !defined(CLONES) && defined(__x86_64__) && defined(__linux__)
+#define CLONES __attribute__((target_clones("default", "avx2", "avx512f")))
+#elif !defined(CLONES)
+#define CLONES
+#endif
+
+#define SIMD _Pragma("omp simd")
+
+enum { PARALLEL_FROM = 1 << 15 }; /* elements: below, starting threads costs more than it saves */
+
+static const float *in(dptr p) { return (const float *)(uintptr_t)p.a; }
+static float *out(dptr p) { return (float *)(uintptr_t)p.a; }
+
+/* One row of each kind; scale: of the tensor, or of the row. x and y may be the same. */
+CLONES static void row_bf16(const float *x, float *y, int64_t n) {
+    SIMD for (int64_t i = 0; i < n; i++) y[i] = bf16_round(x[i]);
+}
+CLONES static void row_fp8(const float *x, float *y, int64_t n, float scale) {
+    SIMD for (int64_t i = 0; i < n; i++) y[i] = fake_fp8(x[i], scale, 0);
+}
+CLONES static void row_fp8_weight(const float *x, float *y, int64_t n, float scale) {
+    SIMD for (int64_t i = 0; i < n; i++) y[i] = fake_fp8(bf16_round(x[i]), scale, 1);
+}
+CLONES static void row_int8(const float *x, float *y, int64_t n, float scale) {
+    SIMD for (int64_t i = 0; i < n; i++) y[i] = fake_int8(x[i], scale);
+}
+CLONES static void row_int8_weight(const float *x, float *y, int64_t n, float scale) {
+    SIMD for (int64_t i = 0; i < n; i++) y[i] = fake_int8(bf16_round(x[i]), scale);
+}
+/* The largest magnitude of a block as an integer: non-negative floats order as their bits do; NaN is passed over. */
+__attribute__((always_inline)) static inline int32_t magnitude(float x) {
+    int32_t u = (int32_t)(bits_of(x) & 0x7fffffffu);
+    return u > 0x7f800000 ? 0 : u;
+}
+__attribute__((always_inline)) static inline void nvfp4_row(const float *x, float *y, int64_t n, float scale,
+                                                            int weight) {
+    for (int64_t b = 0; b < n; b += NVFP4_BLOCK) {
+        float v[NVFP4_BLOCK];
+        int32_t top = 0;
+        SIMD for (int i = 0; i < NVFP4_BLOCK; i++) v[i] = weight ? bf16_round(x[b + i]) : x[b + i];
+        for (int i = 0; i < NVFP4_BLOCK; i++) top = magnitude(v[i]) > top ? magnitude(v[i]) : top;
+        float step = scale_nvfp4_step(scale_nvfp4_block(bits_float((uint32_t)top), scale), scale);
+        SIMD for (int i = 0; i < NVFP4_BLOCK; i++) y[b + i] = fake_nvfp4(v[i], step);
+    }
+}
+CLONES static void row_nvfp4(const float *x, float *y, int64_t n, float scale) { nvfp4_row(x, y, n, scale, 0); }
+CLONES static void row_nvfp4_weight(const float *x, float *y, int64_t n, float scale) { nvfp4_row(x, y, n, scale, 1); }
+CLONES static void row_mask(const float *x, const float *dy, float *dx, int64_t n, float amax) {
+    SIMD for (int64_t i = 0; i < n; i++) dx[i] = bits_abs(x[i]) <= amax ? dy[i] : 0.0f;
+}
+
+/* By enum fq_kind: how a row is done ([1]: rounded to bf16 first), the scale of an amax, the width of a block, amax per row, mask. */
+static const struct kind {
+    void (*row[2])(const float *, float *, int64_t, float);
+    float (*scale)(float);
+    int block, per_row, masked;
+} kinds[] = {
+    [FQ_FP8] = {{row_fp8, row_fp8_weight}, scale_fp8, 1, 0, 1},
+    [FQ_INT8] = {{row_int8, row_int8_weight}, scale_int8, 1, 0, 1},
+    [FQ_INT8_ROW] = {{row_int8, row_int8_weight}, scale_int8, 1, 1, 1},
+    [FQ_NVFP4] = {{row_nvfp4, row_nvfp4_weight}, scale_nvfp4_tensor, NVFP4_BLOCK, 0, 0},
+};
+
+static enum status find_kind(int kind, int64_t cols, const struct kind **k) {
+    if (kind <= FQ_NONE || kind > FQ_NVFP4) return TM_FAIL(TM_ERR_INTERNAL, "fake_quant: kind %d does not exist", kind);
+    *k = &kinds[kind];
+    if (cols % (*k)->block)
+        return TM_FAIL(TM_ERR_SHAPE, "fake_quant: rows of %lld elements, expected a multiple of the block of %d",
+                       (long long)cols, (*k)->block);
+    return TM_OK;
+}
+
+enum status host_fake_quant(struct dev *d, const struct fake_quant_args *a) {
+    (void)d;
+    const struct kind *k;
+    TM_TRY(find_kind(a->kind, a->cols, &k));
+    const float *x = in(a->x), *amax = in(a->amax);
+    float *y = out(a->y);
+    int weight = a->round_bf16 != 0;
+#pragma omp parallel for schedule(static) if (a->rows * a->cols >= PARALLEL_FROM)
+    for (int64_t r = 0; r < a->rows; r++) {
+        float m = amax[k->per_row ? r : 0];
+        k->row[weight](x + r * a->ldx, y + r * a->ldy, a->cols, k->scale(weight ? bf16_round(m) : m));
+    }
+    return TM_OK;
+}
+
+enum status host_fake_quant_bwd(struct dev *d, const struct fake_quant_bwd_args *a) {
+    (void)d;
+    const struct kind *k;
+    TM_TRY(find_kind(a->kind, 0, &k));
+    const float *x = in(a->x), *dy = in(a->dy), *amax = in(a->amax);
+    float *dx = out(a->dx);
+#pragma omp parallel for schedule(static) if (a->rows * a->cols >= PARALLEL_FROM)
+    for (int64_t r = 0; r < a->rows; r++) {
+        int64_t at = r * a->ld;
+        if (k->masked)
+            row_mask(x + at, dy + at, dx + at, a->cols, amax[k->per_row ? r : 0]);
+        else if (dx != dy)
+            memcpy(dx + at, dy + at, (size_t)a->cols * sizeof *dx);
+    }
+    return TM_OK;
+}
+
+enum status host_round_bf16(struct dev *d, const struct round_bf16_args *a) {
+    (void)d;
+    enum { CHUNK = 4096 };
+    const float *x = in(a->x);
+    float *y = out(a->y);
+#pragma omp parallel for schedule(static) if (a->n >= PARALLEL_FROM)
+    for (int64_t i = 0; i < a->n; i += CHUNK) row_bf16(x + i, y + i, a->n - i < CHUNK ? a->n - i : CHUNK);
+    return TM_OK;
+}

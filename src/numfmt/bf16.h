@@ -1,0 +1,13 @@
+/* bfloat16: 1 sign, 8 exponent, 7 fraction bits: the upper half of an fp32, rounded to nearest, ties to even. */
+#pragma once
+
+#include "numfmt/bits.h"
+
+/* The nearest bf16 as an fp32. Magnitudes above the largest finite bf16 by half a unit or more become infinity; NaN stays NaN. */
+TM_HD float bf16_round(float x) {
+    uint32_t u = bits_of(x), r = (u + 0x7fffu + ((u >> 16) & 1u)) & 0xffff0000u;
+    return x == x ? bits_float(r) : x;
+}
+/* The code; every NaN becomes 0x7fc0, as PyTorch's cast does. */
+TM_HD uint16_t bf16_encode(float x) { return x == x ? (uint16_t)(bits_of(bf16_round(x)) >> 16) : (uint16_t)0x7fc0; }
+TM_HD float bf16_decode(uint16_t code) { return bits_float((uint32_t)code << 16); }

@@ -1,0 +1,103 @@
+/* The sum over ranks as a fixed binary tree: the same bits on every rank, and on every grid whose cuts are subtrees.
+ *
+ * Node i at distance d (1, 2, 4, ...) is node i plus node i + d; a node without a present rank is nothing, and x + nothing = x. Operands
+ * may be swapped, so any exchange that keeps the shape will do. Two are used:
+ *   doubling   partners r and r ^ d swap whole vectors: few messages; for short vectors, and for two ranks of any length;
+ *   slices     rank q gets slice q of all vectors, adds them as the tree, all gather the sums: 2 n (P - 1) / P floats per rank instead of
+ *              n log2 P, and good for sizes that are no power of two. */
+#include <string.h>
+
+#include "base/size.h"
+#include "par/room.h"
+
+enum { SMALL_F32 = 16 * 1024 }; /* up to 64 KiB latency counts */
+
+static bool is_present(uint64_t present, int rank) { return rank >= 64 || (present >> rank & 1); }
+
+static bool any_present(uint64_t present, int lo, int hi) {
+    for (int r = lo; r < hi; r++)
+        if (is_present(present, r)) return true;
+    return false;
+}
+
+static void add(float *restrict x, const float *restrict y, int64_t n) {
+    for (int64_t i = 0; i < n; i++) x[i] += y[i];
+}
+
+/* n <= CHUNK_F32; the size of g is a power of two. */
+static enum status sum_doubling(struct par_group *g, float *x, int64_t n, uint64_t present) {
+    float *in = g->scratch;
+    for (int d = 1; d < g->size; d *= 2) {
+        int partner = g->rank ^ d, lo = g->rank & ~(d - 1), other = partner & ~(d - 1);
+        bool mine = any_present(present, lo, lo + d), theirs = any_present(present, other, other + d);
+        if (!mine && !theirs) continue;
+        TRY_MPI(g, MPI_Sendrecv(x, mine ? (int)n : 0, MPI_FLOAT, partner, TAG_TREE, in, theirs ? (int)n : 0, MPI_FLOAT,
+                                partner, TAG_TREE, g->comm, MPI_STATUS_IGNORE));
+        if (mine && theirs) {
+            add(x, in, n);
+        } else if (theirs) {
+            memcpy(x, in, (size_t)n * sizeof *x);
+        }
+    }
+    return TM_OK;
+}
+
+/* Fold rows[0..count) of n floats as the tree; NULL = nothing. Returns the row with the sum, or NULL. Overwrites rows. */
+static float *fold(float **rows, int count, int64_t n) {
+    for (int d = 1; d < count; d *= 2)
+        for (int i = 0; i + d < count; i += 2 * d) {
+            if (!rows[i]) {
+                rows[i] = rows[i + d];
+            } else if (rows[i + d]) {
+                add(rows[i], rows[i + d], n);
+            }
+        }
+    return rows[0];
+}
+
+static int slice_lo(int64_t n, int q, int size) { return (int)(n * q / size); }
+
+/* n + size <= CHUNK_F32: so that size slices, each rounded up, fit the scratch. */
+static enum status sum_slices(struct par_group *g, float *x, int64_t n, uint64_t present) {
+    int p = g->size, *to = g->counts, *to_at = to + p, *from = to_at + p, *from_at = from + p;
+    int width = slice_lo(n, g->rank + 1, p) - slice_lo(n, g->rank, p);
+    float *in = g->scratch, *sum;
+    for (int r = 0; r < p; r++) {
+        to_at[r] = slice_lo(n, r, p);
+        to[r] = is_present(present, g->rank) ? slice_lo(n, r + 1, p) - to_at[r] : 0;
+        from_at[r] = r * width;
+        from[r] = is_present(present, r) ? width : 0;
+        g->rows[r] = is_present(present, r) ? in + from_at[r] : NULL;
+    }
+    TRY_MPI(g, MPI_Alltoallv(x, to, to_at, MPI_FLOAT, in, from, from_at, MPI_FLOAT, g->comm));
+    sum = fold(g->rows, p, width);
+    for (int r = 0; r < p; r++) to[r] = slice_lo(n, r + 1, p) - to_at[r];
+    TRY_MPI(g, MPI_Allgatherv(sum, width, MPI_FLOAT, x, to, to_at, MPI_FLOAT, g->comm));
+    return TM_OK;
+}
+
+static enum status tree_sum(struct par_group *g, float *x, int64_t n, uint64_t present) {
+    bool power_of_two = (g->size & (g->size - 1)) == 0;
+    bool doubling = g->size == 2 || (power_of_two && n <= SMALL_F32);
+    int64_t step = doubling ? CHUNK_F32 : CHUNK_F32 - g->size;
+    if (!any_present(present, 0, g->size)) {
+        memset(x, 0, (size_t)n * sizeof *x);
+        return TM_OK;
+    }
+    for (int64_t at = 0; at < n; at += step) {
+        int64_t len = size_min(step, n - at);
+        TM_TRY(doubling ? sum_doubling(g, x + at, len, present) : sum_slices(g, x + at, len, present));
+    }
+    return TM_OK;
+}
+
+enum status par_tree_sum(struct par_group *g, struct dev *d, dptr x, int64_t n, uint64_t present) {
+    void *host;
+    if (!g || n == 0 || dev_backend(d) == DEV_PLAN || (g->size == 1 && is_present(present, 0))) return TM_OK;
+    struct call c = call_begin(KIND_tree_sum, g, -1, n * 4);
+    enum status st = dev_map(d, x, (size_t)n * 4, &host);
+    if (st != TM_OK) return call_end(&c, st);
+    st = tree_sum(g, host, n, present);
+    enum status end = dev_unmap(d, x, (size_t)n * 4, host);
+    return call_end(&c, st == TM_OK ? end : st);
+}

@@ -1,0 +1,172 @@
+/* Stage evaluate: NLL, perplexity and, against a teacher, KL and top-1 agreement; probes of logits and hidden states. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "stage/inputs.h"
+#include "stage/probe.h"
+#include "stage/quantized.h"
+#include "train/step.h"
+
+struct eval {
+    struct stage_run *r;
+    const struct deck_stage *s;
+    struct data_set *set;
+    int64_t rows, t, micro;
+    struct stage_model student, teacher;
+    struct stage_quant quant;
+};
+
+static bool compares(const struct deck_stage *s) {
+    return strcmp(s->compare, "auto") ? !strcmp(s->compare, "true") : *s->teacher.path != 0;
+}
+
+static enum status open_all(struct eval *e) {
+    const struct deck_stage *s = e->s;
+    struct model_config c;
+    enum status st = model_config_read(*s->model.path ? s->model.path : s->model.random_init, &c);
+    if (st == TM_OK) st = stage_open_data(s, s->dataset, c.vocab, &e->set, &e->rows);
+    model_config_free(&c);
+    TM_TRY(par_agree_all(st));
+    e->t = data_set_seq_length(e->set);
+    e->micro = size_min(s->batch.micro, e->rows);
+    TM_TRY(stage_open_model_all(e->r, s, false, e->t, &e->student));
+    TM_TRY(stage_open_quant_all(e->r, s, e->student.m, &e->quant));
+    return compares(s) ? stage_open_teacher_all(e->r, s, e->t, &e->teacher) : TM_OK;
+}
+
+static enum status make_passes(struct eval *e, struct train_pass **pass, struct train_pass **teacher) {
+    struct model_shape shape = {.b = e->micro, .t = e->t};
+    struct train_pass_options o = {.name = "evaluate", .model = e->student.m, .shape = &shape, .hook = stage_quant_hook(&e->quant),
+                                   .head = TRAIN_HEAD_LOSS, .slots = 1, .invariant = e->r->invariant, .temperature = 1};
+    if (e->teacher.m) {
+        struct train_pass_options t = {.name = "teacher", .model = e->teacher.m, .shape = &shape, .slots = 1, .invariant = e->r->invariant,
+                                       .temperature = 1, .tag = 2};
+        TM_TRY(train_pass_create(&t, NULL, teacher));
+        o.teacher = *teacher;
+    }
+    TM_TRY(train_pass_create(&o, NULL, pass));
+    return train_pass_bind((struct train_pass *[]){*pass, *teacher}, *teacher ? 2 : 1);
+}
+
+static enum status report(struct eval *e, const struct train_tally *t) {
+    if (t->tokens == 0) return TM_FAIL(TM_ERR_DATA, "data set %s has no token to score", e->s->dataset->name);
+    double nll = t->nll / t->tokens;
+    if (!isfinite(nll)) return TM_FAIL(TM_ERR_NUMERIC, "the mean NLL over %.0f tokens is %g", t->tokens, nll);
+    TM_TRY(stage_result(e->r, e->s, "nll", nll, "nats/token"));
+    TM_TRY(stage_result(e->r, e->s, "perplexity", exp(nll), ""));
+    TM_TRY(stage_result(e->r, e->s, "tokens", t->tokens, "tokens"));
+    if (e->teacher.m) {
+        TM_TRY(stage_result(e->r, e->s, "kl", t->kl / t->tokens, "nats/token"));
+        TM_TRY(stage_result(e->r, e->s, "agreement", t->agree / t->tokens, ""));
+    }
+    return stage_quant_results(e->r, e->s, &e->quant);
+}
+
+static enum status score_all(struct eval *e) {
+    struct train_pass *pass = NULL, *teacher = NULL;
+    struct train_tally tally;
+    enum status st = par_agree_all(make_passes(e, &pass, &teacher));
+    if (st == TM_OK)
+        st = train_eval_all(&(struct train_eval){.pass = pass, .set = e->set, .micro = e->micro, .samples = e->rows}, &tally);
+    if (st == TM_OK) st = report(e, &tally);
+    train_pass_destroy(&pass);
+    train_pass_destroy(&teacher);
+    return par_agree_all(st);
+}
+
+/* --- probes ------------------------------------------------------------------------------------------------------------------- */
+struct probing {
+    struct eval *e;
+    struct train_pass *pass;
+    tape_val *layer_out; /* [layers + 1] */
+    struct probe logits, hidden;
+    int64_t row_lo, row_hi; /* rows of this DP rank */
+};
+
+static enum status add_hidden(struct probing *p, const char *name, bool here) {
+    const struct eval *e = p->e;
+    int64_t c = e->student.m->config.hidden;
+    struct tensor_desc d = {.dtype = DTYPE_f32, .rank = 3, .shape = {e->rows, e->t, c}, .box = {3, {p->row_lo, 0, 0}, {p->row_hi, e->t, c}}};
+    if (!here) d.box.hi[0] = d.box.lo[0] = 0;
+    TM_TRY(str_copy(d.name, sizeof d.name, name));
+    return probe_add(&p->hidden, e->r->dev, &d, (dptr){0});
+}
+
+static enum status add_tensors(struct probing *p) {
+    const struct eval *e = p->e;
+    const struct model *m = e->student.m;
+    const struct par_grid *g = &e->r->grid;
+    int64_t n = size_ceil_div(e->rows, e->micro), v = m->config.vocab, lo, hi;
+    char name[32];
+    p->row_lo = size_min(e->rows, n * g->dp_rank / g->dp * e->micro);
+    p->row_hi = size_min(e->rows, n * (g->dp_rank + 1) / g->dp * e->micro);
+    tensor_axis_range(&m->axis_vocab, g->tp_rank, g->tp, &lo, &hi);
+    struct tensor_desc d = {.name = "logits", .dtype = DTYPE_f32, .rank = 3, .shape = {e->rows, e->t, v}, .box = {3, {p->row_lo, 0, lo}, {p->row_hi, e->t, hi}}};
+    if (!m->last) d.box.hi[0] = d.box.lo[0] = 0;
+    if (*e->s->logits_out) TM_TRY(probe_add(&p->logits, e->r->dev, &d, (dptr){0}));
+    if (!*e->s->hidden_out) return TM_OK;
+    for (int i = 0; i <= m->config.layers; i++) {
+        snprintf(name, sizeof name, i ? "hidden.%d" : "hidden.in", i - 1);
+        TM_TRY(add_hidden(p, name, p->layer_out[i] != TAPE_NONE));
+    }
+    return add_hidden(p, "hidden.final", m->last);
+}
+
+static enum status keep(const struct probing *p, int slot, tape_val v, const struct probe *to, size_t i, int64_t row, int64_t rows, int64_t cols) {
+    int64_t per_row = p->e->t * cols;
+    if (!to->data[i].a || v == TAPE_NONE) return TM_OK;
+    struct copy_args a = {.x = tape_address(p->pass->t, slot, v), .y = dptr_f32(to->data[i], (row - p->row_lo) * per_row), .bytes = (size_t)(rows * per_row) * 4};
+    return dev_copy(p->e->r->dev, &a);
+}
+
+static enum status keep_micro_batch(void *context, int64_t micro_batch, int slot, const struct data_batch *b) {
+    struct probing *p = context;
+    const struct model *m = p->e->student.m;
+    int64_t row = micro_batch * b->b, rows = size_min(b->b, p->e->rows - row), c = m->config.hidden;
+    if (p->logits.n) TM_TRY(keep(p, slot, p->pass->logits, &p->logits, 0, row, rows, model_head(m)->rows));
+    if (!p->hidden.n) return TM_OK;
+    for (int i = 0; i <= m->config.layers; i++) TM_TRY(keep(p, slot, p->layer_out[i], &p->hidden, (size_t)i, row, rows, c));
+    return keep(p, slot, p->pass->io.final, &p->hidden, (size_t)m->config.layers + 1, row, rows, c);
+}
+
+static enum status prepare_probes(struct probing *p) {
+    struct eval *e = p->e;
+    struct model_shape shape = {.b = e->micro, .t = e->t, .keep_layers = true};
+    struct train_pass_options o = {.name = "probe", .model = e->student.m, .shape = &shape, .hook = stage_quant_hook(&e->quant),
+                                   .head = TRAIN_HEAD_LOGITS, .slots = 1, .invariant = e->r->invariant, .temperature = 1};
+    TM_TRY(mem_alloc(&p->layer_out, (size_t)e->student.m->config.layers + 1, sizeof *p->layer_out));
+    TM_TRY(train_pass_create(&o, p->layer_out, &p->pass));
+    TM_TRY(train_pass_bind(&p->pass, 1));
+    return add_tensors(p);
+}
+
+static enum status probe_all(struct eval *e) {
+    struct probing p = {.e = e};
+    struct train_tally none;
+    if (!*e->s->logits_out && !*e->s->hidden_out) return TM_OK;
+    enum status st = par_agree_all(prepare_probes(&p));
+    if (st == TM_OK)
+        st = train_eval_all(&(struct train_eval){p.pass, e->set, e->micro, e->rows, keep_micro_batch, &p}, &none);
+    if (st == TM_OK && p.logits.n) st = probe_write_all(&p.logits, e->s->logits_out);
+    if (st == TM_OK && p.hidden.n) st = probe_write_all(&p.hidden, e->s->hidden_out);
+    probe_free(&p.logits);
+    probe_free(&p.hidden);
+    train_pass_destroy(&p.pass);
+    mem_free(&p.layer_out);
+    return st;
+}
+
+enum status stage_evaluate_all(struct stage_run *r, const struct deck_stage *s) {
+    struct eval e = {.r = r, .s = s};
+    enum status st = open_all(&e);
+    if (st == TM_OK) st = score_all(&e);
+    if (st == TM_OK) st = probe_all(&e);
+    stage_close_quant(&e.quant);
+    stage_close_model(&e.student);
+    stage_close_model(&e.teacher);
+    data_set_free(&e.set);
+    return st;
+}

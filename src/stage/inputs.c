@@ -1,0 +1,165 @@
+/* Opening what a stage works on. */
+#include "stage/inputs.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/str.h"
+#include "hub/safetensors.h"
+#include "model/load.h"
+
+/* --- data ------------------------------------------------------------------------------------------------------------------- */
+enum status stage_open_tokenizer(const struct deck_stage *s, struct tok **out) {
+    const char *path = *s->model.tokenizer ? s->model.tokenizer : s->model.path;
+    if (!*path) return TM_FAIL(TM_ERR_DECK, "stage %s needs a tokenizer: model.tokenizer is not given", s->name);
+    return tok_open(path, out);
+}
+
+/* A token file: a safetensors with integer input_ids [B, T], and attention_mask and labels where wanted. */
+static enum status read_optional(const struct hub_model *h, const char *name, const struct hub_entry *ids, int64_t **out) {
+    const struct hub_entry *e;
+    *out = NULL;
+    if (!hub_find(h, name)) return TM_OK;
+    TM_TRY(hub_need(h, name, 2, ids->shape, &e));
+    TM_TRY(mem_alloc(out, (size_t)e->elems, sizeof **out));
+    return hub_read_i64(h, e, NULL, *out);
+}
+
+static enum status open_token_file(const char *path, struct data_source **out) {
+    struct hub_model *h;
+    const struct hub_entry *e;
+    int64_t *ids = NULL, *mask = NULL, *labels = NULL;
+    TM_TRY(hub_open(path, &h));
+    enum status st = hub_need(h, "input_ids", -1, NULL, &e);
+    if (st == TM_OK && e->rank != 2) st = TM_FAIL(TM_ERR_SHAPE, "%s: input_ids has %d axes, expected 2", path, e->rank);
+    if (st == TM_OK) st = read_optional(h, "input_ids", e, &ids);
+    if (st == TM_OK) st = read_optional(h, "attention_mask", e, &mask);
+    if (st == TM_OK) st = read_optional(h, "labels", e, &labels);
+    if (st == TM_OK) st = data_source_rows(path, ids, mask, labels, e->shape[0], e->shape[1], out);
+    mem_free(&ids);
+    mem_free(&mask);
+    mem_free(&labels);
+    hub_close(&h);
+    return st;
+}
+
+static enum status open_source(const struct deck_stage *s, const struct deck_dataset *d, const struct deck_source *x, int64_t vocab,
+                               struct data_source **out) {
+    enum data_kind kind;
+    struct tok *t = NULL;
+    TM_TRY(data_kind_of(x->path, &kind));
+    switch (kind) {
+    case DATA_MOCK: return data_source_mock((uint64_t)(d->seed ? d->seed : s->run.seed), 1024, size_max(2, d->seq_length), vocab, -1, out);
+    case DATA_INDEX: return data_source_index(x->path, out);
+    case DATA_ROWS: return open_token_file(x->path, out);
+    case DATA_TEXT: break;
+    }
+    TM_TRY(stage_open_tokenizer(s, &t));
+    enum status st = data_source_text(x->path, DATA_SPLIT_BLANK, t, d->eos ? tok_eos(t) : -1, out);
+    tok_close(&t);
+    return st;
+}
+
+enum status stage_open_data(const struct deck_stage *s, const struct deck_dataset *d, int64_t vocab, struct data_set **out, int64_t *rows) {
+    struct data_member *member;
+    enum status st = TM_OK;
+    bool rows_only = true, learns = s->kind == DECK_KIND_train || s->kind == DECK_KIND_distill;
+    *out = NULL;
+    TM_TRY(mem_alloc(&member, (size_t)d->sources.n, sizeof *member));
+    int n = 0;
+    for (; n < d->sources.n && st == TM_OK; n++) {
+        st = open_source(s, d, &d->sources.v[n], vocab, &member[n].source);
+        member[n].weight = d->sources.n > 1 ? d->sources.v[n].weight : 0;
+        if (st == TM_OK) rows_only = rows_only && data_source_kind(member[n].source) == DATA_ROWS;
+    }
+    struct data_opts o = {.seq_length = d->seq_length, .seed = (uint64_t)(d->seed ? d->seed : s->run.seed), .vocab = vocab, .pad = -1,
+                          .shuffle = strcmp(d->shuffle, "auto") ? !strcmp(d->shuffle, "true") : learns && !rows_only,
+                          .drop_partial = s->kind == DECK_KIND_calibrate};
+    if (st == TM_OK) {
+        st = data_set_create(&o, member, (size_t)n, out); /* owns the sources now */
+    } else {
+        for (int i = 0; i < n; i++) data_source_free(&member[i].source);
+        st = status_context(st, "data set %s: ", d->name);
+    }
+    mem_free(&member);
+    if (st == TM_OK && rows) *rows = d->samples > 0 ? d->samples : data_set_samples(*out);
+    return st;
+}
+
+/* --- models ------------------------------------------------------------------------------------------------------------------ */
+enum status stage_model_tensors(const struct model *m, struct ckpt_tensor **out, int *n) {
+    TM_TRY(mem_alloc(out, (size_t)m->n_params, sizeof **out));
+    for (int i = 0; i < m->n_params; i++) (*out)[i] = (struct ckpt_tensor){.desc = m->param[i].desc, .data = m->param[i].master};
+    *n = m->n_params;
+    return TM_OK;
+}
+
+static enum status create(struct stage_run *r, const char *dir, bool training, int64_t max_positions, struct model **out) {
+    struct model_config c;
+    TM_TRY(model_config_read(dir, &c));
+    struct model_options o = {.dev = r->dev, .grid = &r->grid, .training = training, .max_positions = max_positions};
+    return model_create(&c, &o, out);
+}
+
+static enum status load_hub(struct model *m, const char *dir) {
+    struct hub_model *h;
+    TM_TRY(hub_open(dir, &h));
+    enum status st = model_load_hub(m, h);
+    hub_close(&h);
+    return st;
+}
+
+/* config.json of model.path or random_init decides the architecture for every stage. */
+static enum status model_dir(const struct deck_stage *s, char *out, size_t cap) {
+    const char *path = *s->model.path ? s->model.path : s->model.random_init;
+    if (!*path) return TM_FAIL(TM_ERR_DECK, "stage %s needs a model: give model.path or model.random_init", s->name);
+    TM_TRY(str_copy(out, cap, path));
+    size_t n = strlen(out);
+    if (!*s->model.path && n > 12 && !strcmp(out + n - 12, "/config.json")) out[n - 12] = 0;
+    return TM_OK;
+}
+
+static enum status load_ckpt_all(struct stage_run *r, const char *path, struct model *m) {
+    struct ckpt *c;
+    struct ckpt_tensor *tensors;
+    int n;
+    TM_TRY(ckpt_open_all(path, r->grid.world, &c));
+    enum status st = stage_model_tensors(m, &tensors, &n);
+    st = par_agree_all(st);
+    if (st == TM_OK) st = ckpt_load_all(c, r->dev, tensors, n);
+    mem_free(&tensors);
+    ckpt_close(&c);
+    return st;
+}
+
+enum status stage_open_model_all(struct stage_run *r, const struct deck_stage *s, bool training, int64_t max_positions, struct stage_model *out) {
+    char dir[4096];
+    int64_t step;
+    *out = (struct stage_model){0};
+    TM_TRY(model_dir(s, dir, sizeof dir));
+    TM_TRY(par_agree_all(create(r, dir, training, max_positions, &out->m)));
+    if (s->from_index >= 0) {
+        const struct deck_stage *from = &r->deck->stages.v[s->from_index];
+        TM_TRY(stage_ckpt_dir(from, dir, sizeof dir));
+        TM_TRY(ckpt_find_latest_all(dir, r->grid.world, out->weights, sizeof out->weights, &step));
+        if (step < 0) return TM_FAIL(TM_ERR_DATA, "stage %s takes the model of stage %s, but %s holds no checkpoint", s->name, from->name, dir);
+        return load_ckpt_all(r, out->weights, out->m);
+    }
+    TM_TRY(str_copy(out->weights, sizeof out->weights, dir));
+    if (*s->model.path) return par_agree_all(load_hub(out->m, dir));
+    return par_agree_all(model_init(out->m, (uint64_t)s->run.seed, (float)s->model.init_std));
+}
+
+enum status stage_open_teacher_all(struct stage_run *r, const struct deck_stage *s, int64_t max_positions, struct stage_model *out) {
+    const char *dir = *s->teacher.path ? s->teacher.path : s->model.path;
+    *out = (struct stage_model){0};
+    if (!*dir) return TM_FAIL(TM_ERR_DECK, "stage %s needs teacher.path", s->name);
+    TM_TRY(str_copy(out->weights, sizeof out->weights, dir));
+    TM_TRY(par_agree_all(create(r, dir, false, max_positions, &out->m)));
+    return par_agree_all(load_hub(out->m, dir));
+}
+
+void stage_close_model(struct stage_model *m) { model_destroy(&m->m); }

@@ -1,0 +1,191 @@
+/* The frame: deck on all ranks, grid, device, run directory, stages in order, results. */
+#include "stage/run.h"
+
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "ckpt/ckpt.h"
+#include "hub/pretty.h"
+#include "stage/profile.h"
+#include "stage/report.h"
+
+/* --- the deck: read and resolved by rank 0, its effective text parsed by everyone -------------------------------------------- */
+static enum status read_deck(const struct stage_options *o, struct str *text) {
+    struct str report = {0};
+    struct deck *d = NULL;
+    enum status st = o->sweep_point >= 0 ? deck_load_point(o->deck_path, o->sets, o->n_sets, o->sweep_point, &report, &d)
+                                         : deck_load(o->deck_path, o->sets, o->n_sets, &report, &d);
+    if (report.len) fprintf(stderr, "%s", report.p);
+    if (st == TM_OK) st = deck_echo(d, text);
+    deck_free(d);
+    str_free(&report);
+    return st;
+}
+
+static enum status share_deck_all(struct stage_run *r) {
+    struct str *text = &r->deck_text;
+    struct par_group *world = r->grid.world;
+    enum status st = par_rank() == 0 ? read_deck(&r->o, text) : TM_OK;
+    TM_TRY(par_agree_all(st));
+    int64_t n = (int64_t)text->len;
+    TM_TRY(par_bcast(world, &n, sizeof n, 0));
+    if (par_rank() != 0) st = mem_grow(&text->p, &text->cap, (size_t)n + 1, 1);
+    TM_TRY(par_agree_all(st));
+    text->len = (size_t)n;
+    TM_TRY(par_bcast(world, text->p, n, 0));
+    st = deck_parse(text->p, "effective deck", "/", NULL, 0, NULL, &r->deck);
+    return par_agree_all(st);
+}
+
+static enum status refuse_unsupported(const struct deck *d) {
+    for (int i = 0; i < d->stages.n; i++) {
+        const struct deck_stage *s = &d->stages.v[i];
+        const struct { bool on; const char *what; } rows[] = {
+            {s->grid.cp > 1, "grid.cp (context parallelism)"}, {s->grid.sp, "grid.sp (sequence parallelism)"},
+            {s->grid.vpp > 1, "grid.vpp (interleaved pipelines)"}, {s->grid.ep > 1, "grid.ep (expert parallelism)"},
+            {s->grid.etp > 0, "grid.etp"}, {s->grid.pp_layout.n > 0, "grid.pp_layout"},
+            {!strcmp(s->numerics.compute, "bf16"), "numerics.compute = \"bf16\""}, {!strcmp(s->device.backend, "cuda"), "device.backend = \"cuda\""},
+            {s->teacher.ranks > 0 || s->teacher.grid.tp > 0 || s->teacher.grid.pp > 0 || s->teacher.grid.cp > 0, "a grid of the teacher's own"},
+            {s->optim.groups.n > 0, "optim.groups"}, {s->checkpoint.background, "checkpoint.background"},
+            {s->numerics.tp_segments != PAR_TP_SEGMENTS, "numerics.tp_segments other than 8"}};
+        for (size_t k = 0; k < sizeof rows / sizeof *rows; k++)
+            if (rows[k].on) return TM_FAIL(TM_ERR_UNSUPPORTED, "stage %s: %s is not supported by this version", s->name, rows[k].what);
+    }
+    return TM_OK;
+}
+
+/* --- set-up ----------------------------------------------------------------------------------------------------------------- */
+static enum status make_grid_all(struct stage_run *r) {
+    const struct deck_grid *g = &r->deck->grid;
+    const char *wish = r->deck->numerics.grid_invariant;
+    par_grid_destroy(&r->grid); /* the world alone, until the deck was known */
+    TM_TRY(par_grid_create_all((int)g->tp, (int)g->cp, (int)g->pp, &r->grid));
+    if (g->dp > 0 && g->dp != r->grid.dp)
+        return TM_FAIL(TM_ERR_DECK, "grid.dp = %lld, but %d ranks make %d data-parallel groups of tp %d x pp %d", (long long)g->dp, par_size(),
+                       r->grid.dp, r->grid.tp, r->grid.pp);
+    r->invariant = strcmp(wish, "false") && r->grid.invariant;
+    if (!strcmp(wish, "true") && !r->invariant)
+        return TM_FAIL(TM_ERR_DECK, "numerics.grid_invariant = true needs grid.tp to be a power of two up to %d, not %d", PAR_TP_SEGMENTS, r->grid.tp);
+    if (!strcmp(wish, "auto") && !r->invariant) log_warn("grid.tp = %d is no power of two: results depend on the grid", r->grid.tp);
+    return TM_OK;
+}
+
+/* Cores that this process may use, shared with the other ranks of the host. OMP_NUM_THREADS decides when it is set. */
+static int threads_here(void) {
+    cpu_set_t cores;
+    if (getenv("OMP_NUM_THREADS") || sched_getaffinity(0, sizeof cores, &cores) != 0) return 0;
+    int n = CPU_COUNT(&cores) / par_local_size();
+    return n > 0 ? n : 1;
+}
+
+static enum status open_device(struct stage_run *r) {
+    bool guard = !strcmp(r->deck->device.backend, "guard");
+    struct dev_options o = {.backend = guard ? DEV_GUARD : DEV_HOST, .threads = (int)r->deck->device.threads, .invariant = r->invariant};
+    if (o.threads == 0) o.threads = threads_here();
+    TM_TRY(dev_open(&o, &r->dev));
+    log_info("device %s", dev_describe(r->dev));
+    return TM_OK;
+}
+
+static enum status open_run_dir(struct stage_run *r) {
+    char path[4096];
+    const char *dir = r->deck->run.dir;
+    if (par_rank() != 0) return TM_OK;
+    TM_TRY(ckpt_lock_run(dir, &r->lock));
+    TM_TRY(str_path(path, sizeof path, dir, "deck.effective.cfg"));
+    TM_TRY(file_write(path, r->deck_text.p, r->deck_text.len));
+    r->results = json_object();
+    json_object_set_new(r->results, "schema", json_integer(1));
+    json_object_set_new(r->results, "version", json_string(TEMPER_VERSION));
+    json_object_set_new(r->results, "stages", json_object());
+    return r->results ? TM_OK : TM_FAIL(TM_ERR_MEMORY, "out of memory");
+}
+
+/* --- stages ----------------------------------------------------------------------------------------------------------------- */
+static enum status run_stages_all(struct stage_run *r) {
+    static enum status (*const run[])(struct stage_run *, const struct deck_stage *) = {
+#define KIND(name, leaves_model, doc) stage_##name##_all,
+#include "deck/kinds.def"
+#undef KIND
+    };
+    for (int i = 0; i < r->deck->stages.n; i++) {
+        const struct deck_stage *s = &r->deck->stages.v[i];
+        bool save;
+        log_set_stage(s->name);
+        par_note(s->name, 0, "start");
+        TM_TRY(stage_poll_all(r, &save));
+        double begin = clock_seconds();
+        TM_TRY(par_agree_all(run[s->kind](r, s)));
+        log_info("done seconds=%.2f", clock_seconds() - begin);
+        TM_TRY(par_agree_all(stage_report_write(r)));
+    }
+    log_set_stage("-");
+    return TM_OK;
+}
+
+static enum status run_all(struct stage_run *r) {
+    TM_TRY(par_grid_create_all(1, 1, 1, &r->grid));
+    TM_TRY(share_deck_all(r));
+    TM_TRY(refuse_unsupported(r->deck));
+    TM_TRY(make_grid_all(r));
+    TM_TRY(par_agree_all(open_run_dir(r)));
+    TM_TRY(par_agree_all(open_device(r)));
+    TM_TRY(par_watchdog_start(r->deck->limits.deadline_s));
+    log_info("temper %s ranks=%d tp=%d pp=%d dp=%d grid_invariant=%s run=%s", TEMPER_VERSION, par_size(), r->grid.tp, r->grid.pp, r->grid.dp,
+             r->invariant ? "yes" : "no", r->deck->run.dir);
+    TM_TRY(run_stages_all(r));
+    return r->o.profile ? stage_profile_all(r) : TM_OK;
+}
+
+enum status stage_run_deck_all(const struct stage_options *o) {
+    struct stage_run r = {.o = *o, .lock = -1, .start = clock_seconds()};
+    stage_catch_signals();
+    enum status st = run_all(&r);
+    par_watchdog_stop();
+    dev_close(&r.dev);
+    par_grid_destroy(&r.grid);
+    json_decref(r.results);
+    json_decref(r.plan);
+    ckpt_unlock_run(&r.lock);
+    deck_free(r.deck);
+    str_free(&r.deck_text);
+    return st;
+}
+
+/* --- results ------------------------------------------------------------------------------------------------------------------ */
+static json_t *stage_object(struct stage_run *r, const struct deck_stage *s) {
+    json_t *all = json_object_get(r->results, "stages"), *one = json_object_get(all, s->name);
+    if (!one) {
+        one = json_object();
+        json_object_set_new(one, "do", json_string(s->verb));
+        json_object_set_new(all, s->name, one);
+    }
+    return one;
+}
+
+enum status stage_result(struct stage_run *r, const struct deck_stage *s, const char *name, double value, const char *unit) {
+    if (par_rank() != 0) return TM_OK;
+    json_object_set_new(stage_object(r, s), name, json_real(value));
+    printf("%s.%s = %.9g%s%s\n", s->name, name, value, *unit ? " " : "", unit);
+    fflush(stdout);
+    return TM_OK;
+}
+
+enum status stage_result_text(struct stage_run *r, const struct deck_stage *s, const char *name, const char *value) {
+    if (par_rank() != 0) return TM_OK;
+    json_object_set_new(stage_object(r, s), name, json_string(value));
+    printf("%s.%s = %s\n", s->name, name, value);
+    fflush(stdout);
+    return TM_OK;
+}
+
+enum status stage_ckpt_dir(const struct deck_stage *s, char *out, size_t cap) {
+    int n = snprintf(out, cap, "%s/ckpt/%02d-%s", s->run.dir, s->index, s->name);
+    return n > 0 && (size_t)n < cap ? TM_OK : TM_FAIL(TM_ERR_DECK, "run.dir is too long");
+}

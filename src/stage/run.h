@@ -1,0 +1,55 @@
+/* One run of a deck: what all stages share, and the frame that runs them in order. */
+#pragma once
+
+#include "base/json.h"
+#include "data/set.h"
+#include "deck/deck.h"
+#include "dev/dev.h"
+#include "model/model.h"
+#include "par/par.h"
+#include "tok/tok.h"
+
+struct stage_options { /* from the command line */
+    const char *deck_path;
+    const char *const *sets;
+    int n_sets;
+    int64_t sweep_point;      /* -1 none */
+    const char *resume;       /* "auto", "never" or a checkpoint's path */
+    const char *const *allow; /* deck keys whose change a resumed run accepts */
+    int n_allow;
+    bool profile;
+};
+
+struct stage_run {
+    struct stage_options o;
+    struct deck *deck;
+    struct str deck_text; /* the effective deck, the same bytes on every rank */
+    struct par_grid grid;
+    struct dev *dev;
+    bool invariant;
+    int lock;        /* of the run directory, on rank 0 */
+    double start;    /* clock_seconds() at the start of the process */
+    json_t *results; /* rank 0: what results.json will hold, an object per stage */
+    json_t *plan;    /* rank 0: planned and used bytes per stage */
+};
+
+/* A stage's function, one per row of deck/kinds.def. Collective over the world. */
+#define KIND(name, leaves_model, doc) enum status stage_##name##_all(struct stage_run *r, const struct deck_stage *s);
+#include "deck/kinds.def" // IWYU pragma: keep
+#undef KIND
+
+/* Run all stages of the deck. Collective over the world; the agreed status. */
+enum status stage_run_deck_all(const struct stage_options *o);
+
+/* Results: kept for results.json (rank 0), and printed on stdout by rank 0 as "<stage>.<name> = <value> <unit>". Local. */
+enum status stage_result(struct stage_run *r, const struct deck_stage *s, const char *name, double value, const char *unit);
+enum status stage_result_text(struct stage_run *r, const struct deck_stage *s, const char *name, const char *value);
+
+/* "<run.dir>/ckpt/<nn>-<stage name>" */
+enum status stage_ckpt_dir(const struct deck_stage *s, char *out, size_t cap);
+
+/* --- checkpoints of a stage, and stopping --------------------------------------------------------------------------------- */
+/* True on every rank when any rank was asked to stop (SIGTERM, SIGUSR2, run/STOP, the wall limit); *save when a checkpoint is wanted
+ * without stopping (SIGUSR1). One agreement. Collective over the world. */
+enum status stage_poll_all(struct stage_run *r, bool *save);
+void stage_catch_signals(void);

@@ -1,0 +1,265 @@
+/* Norms, rotary embedding, attention, activation, residual, and the quantizers' operations. */
+#include "tape/impl.h"
+
+/* --- RMS norm, of rows or of heads --------------------------------------------------------------------------------------- */
+static enum status norm_forward(struct tape *t, const struct tape_op *op) {
+    int64_t c = op->u.norm.d, rows = t->o.tokens * op->u.norm.heads;
+    dptr delta = tape_at(t, op, op->in[1]);
+    struct rmsnorm_fwd_args a = {.x = tape_at(t, op, op->in[0]),
+                                 .delta = delta,
+                                 .gain = op->w[0]->value,
+                                 .y = tape_at(t, op, op->out[1]),
+                                 .rstd = tape_at(t, op, op->out[2]),
+                                 .rows = rows,
+                                 .c = c,
+                                 .eps = op->u.norm.eps};
+    if (delta.a) a.h_out = tape_at(t, op, op->out[0]);
+    return dev_rmsnorm_fwd(t->o.dev, &a);
+}
+
+static enum status norm_backward(struct tape *t, const struct tape_op *op) {
+    const struct tape_weight *gain = op->w[0];
+    int64_t d = op->u.norm.d;
+    dptr dgain = gain->grad;
+    if (dgain.a) dgain = dptr_f32(dgain, op->u.norm.group0 * OPS_ROW_SEGMENTS * d);
+    return dev_rmsnorm_bwd(t->o.dev, &(struct rmsnorm_bwd_args){.dy = tape_grad_at(t, op, op->out[1]),
+                                                                .h = tape_at(t, op, op->out[0]),
+                                                                .gain = gain->value,
+                                                                .rstd = tape_at(t, op, op->out[2]),
+                                                                .dres = tape_grad_at(t, op, op->out[0]),
+                                                                .dx = tape_grad_at(t, op, op->in[0]),
+                                                                .dgain = dgain,
+                                                                .tokens = t->o.tokens,
+                                                                .heads = op->u.norm.heads,
+                                                                .group_heads = op->u.norm.group_heads,
+                                                                .c = d});
+}
+
+/* Output 0 is h: without a delta it is the input's memory. */
+static const struct tape_kind norm_kind = {.name = "norm",
+                                           .forward = norm_forward,
+                                           .backward = norm_backward,
+                                           .saved_out = 1 | 4,
+                                           .grad_in = 1 | 2,
+                                           .grad_joint = true};
+
+static enum status add_norm(struct tape *t, struct tape_op *op, int64_t cols, tape_val *h, tape_val *y) {
+    tape_val rstd, sum;
+    op->kind = &norm_kind;
+    op->n_in = 2;
+    op->n_out = 3;
+    TM_TRY(tape_value_new(t, "norm.h", t->o.tokens, cols, &sum));
+    TM_TRY(tape_value_new(t, "norm.y", t->o.tokens, cols, y));
+    TM_TRY(tape_value_new(t, "norm.rstd", t->o.tokens * op->u.norm.heads, 1, &rstd));
+    op->out[0] = sum;
+    op->out[1] = *y;
+    op->out[2] = rstd;
+    if (op->in[1] == TAPE_NONE) t->value[sum].memory_of = op->in[0];
+    if (h) *h = sum;
+    return tape_op_add(t, op);
+}
+
+enum status tape_norm(struct tape *t, tape_val x, tape_val delta, const struct tape_weight *gain, float eps,
+                      tape_val *h, tape_val *y) {
+    struct tape_op op = {.in = {x, delta}, .n_w = 1, .w = {gain}, .u.norm = {eps, 1, 1, 0, gain->cols}};
+    return add_norm(t, &op, gain->cols, h, y);
+}
+
+enum status tape_head_norm(struct tape *t, tape_val x, int64_t heads, int64_t group_heads, int64_t group0,
+                           const struct tape_weight *gain, float eps, tape_val *y) {
+    struct tape_op op = {.in = {x, TAPE_NONE},
+                         .n_w = 1,
+                         .w = {gain},
+                         .u.norm = {eps, heads, group_heads, group0, gain->cols}};
+    return add_norm(t, &op, heads * gain->cols, NULL, y);
+}
+
+/* --- rotary embedding ---------------------------------------------------------------------------------------------------- */
+static enum status rope(struct tape *t, const struct tape_op *op, dptr x, int sign) {
+    return dev_rope(t->o.dev, &(struct rope_args){.x = x,
+                                                  .positions = tape_at(t, op, op->in[1]),
+                                                  .table = op->u.rope.table,
+                                                  .n = t->o.tokens,
+                                                  .heads = op->u.rope.heads,
+                                                  .d = op->u.rope.d,
+                                                  .rot = op->u.rope.rot,
+                                                  .ld = op->u.rope.heads * op->u.rope.d,
+                                                  .sign = sign});
+}
+static enum status rope_forward(struct tape *t, const struct tape_op *op) {
+    return rope(t, op, tape_at(t, op, op->in[0]), 1);
+}
+static enum status rope_backward(struct tape *t, const struct tape_op *op) {
+    return rope(t, op, tape_grad_at(t, op, op->out[0]), -1);
+}
+
+static const struct tape_kind rope_kind = {.name = "rope",
+                                           .forward = rope_forward,
+                                           .backward = rope_backward,
+                                           .saved_in = 2,
+                                           .grad_in = 1,
+                                           .grad_through = true,
+                                           .in_place = true};
+
+enum status tape_rope(struct tape *t, tape_val x, tape_val positions, dptr table, int64_t heads, int64_t d, int64_t rot,
+                      tape_val *y) {
+    struct tape_op op = {
+        .kind = &rope_kind, .n_in = 2, .in = {x, positions}, .n_out = 1, .u.rope = {table, heads, d, rot}};
+    TM_TRY(tape_value_new(t, "rope.y", t->o.tokens, heads * d, y));
+    op.out[0] = *y;
+    return tape_op_add(t, &op);
+}
+
+/* --- attention ----------------------------------------------------------------------------------------------------------- */
+static enum status attention_forward(struct tape *t, const struct tape_op *op) {
+    const struct tape_attention *a = &op->u.attention;
+    return dev_attn_fwd(t->o.dev, &(struct attn_fwd_args){.q = tape_at(t, op, op->in[0]),
+                                                          .k = tape_at(t, op, op->in[1]),
+                                                          .v = tape_at(t, op, op->in[2]),
+                                                          .o = tape_at(t, op, op->out[0]),
+                                                          .lse = tape_at(t, op, op->out[1]),
+                                                          .first = tape_at(t, op, op->in[3]),
+                                                          .b = a->b,
+                                                          .t = a->t,
+                                                          .hq = a->heads,
+                                                          .hkv = a->kv_heads,
+                                                          .d = a->d,
+                                                          .ldq = a->heads * a->d,
+                                                          .ldk = a->kv_heads * a->d,
+                                                          .ldv = a->kv_heads * a->d,
+                                                          .ldo = a->heads * a->d,
+                                                          .window = a->window,
+                                                          .scale = a->scale});
+}
+
+static enum status attention_backward(struct tape *t, const struct tape_op *op) {
+    const struct tape_attention *a = &op->u.attention;
+    return dev_attn_bwd(t->o.dev, &(struct attn_bwd_args){.q = tape_at(t, op, op->in[0]),
+                                                          .k = tape_at(t, op, op->in[1]),
+                                                          .v = tape_at(t, op, op->in[2]),
+                                                          .o = tape_at(t, op, op->out[0]),
+                                                          .lse = tape_at(t, op, op->out[1]),
+                                                          .first = tape_at(t, op, op->in[3]),
+                                                          .dout = tape_grad_at(t, op, op->out[0]),
+                                                          .dq = tape_grad_at(t, op, op->in[0]),
+                                                          .dk = tape_grad_at(t, op, op->in[1]),
+                                                          .dv = tape_grad_at(t, op, op->in[2]),
+                                                          .delta = tape_scratch_at(t),
+                                                          .b = a->b,
+                                                          .t = a->t,
+                                                          .hq = a->heads,
+                                                          .hkv = a->kv_heads,
+                                                          .d = a->d,
+                                                          .ldq = a->heads * a->d,
+                                                          .ldk = a->kv_heads * a->d,
+                                                          .ldv = a->kv_heads * a->d,
+                                                          .ldo = a->heads * a->d,
+                                                          .window = a->window,
+                                                          .scale = a->scale});
+}
+
+static const struct tape_kind attention_kind = {.name = "attention",
+                                                .forward = attention_forward,
+                                                .backward = attention_backward,
+                                                .saved_in = 15,
+                                                .saved_out = 3,
+                                                .grad_in = 7};
+
+enum status tape_attention(struct tape *t, tape_val q, tape_val k, tape_val v, tape_val first,
+                           const struct tape_attention *a, tape_val *o) {
+    struct tape_op op = {.kind = &attention_kind, .n_in = 4, .in = {q, k, v, first}, .n_out = 2, .u.attention = *a};
+    tape_val lse;
+    if (a->b * a->t != t->o.tokens)
+        return TM_FAIL(TM_ERR_INTERNAL, "tape %s: %lld x %lld tokens in attention", t->o.name, (long long)a->b,
+                       (long long)a->t);
+    TM_TRY(tape_value_new(t, "attention.o", t->o.tokens, a->heads * a->d, o));
+    TM_TRY(tape_value_new(t, "attention.lse", t->o.tokens, a->heads, &lse));
+    op.out[0] = *o;
+    op.out[1] = lse;
+    op.scratch_backward = (size_t)(t->o.tokens * a->heads) * 4;
+    return tape_op_add(t, &op);
+}
+
+/* --- activation, residual ------------------------------------------------------------------------------------------------ */
+static int64_t elems(const struct tape *t, tape_val v) { return t->value[v].rows * t->value[v].cols; }
+
+static enum status swiglu_forward(struct tape *t, const struct tape_op *op) {
+    return dev_swiglu_fwd(t->o.dev, &(struct swiglu_fwd_args){.g = tape_at(t, op, op->in[0]),
+                                                              .u = tape_at(t, op, op->in[1]),
+                                                              .y = tape_at(t, op, op->out[0]),
+                                                              .n = elems(t, op->out[0])});
+}
+static enum status swiglu_backward(struct tape *t, const struct tape_op *op) {
+    return dev_swiglu_bwd(t->o.dev, &(struct swiglu_bwd_args){.g = tape_at(t, op, op->in[0]),
+                                                              .u = tape_at(t, op, op->in[1]),
+                                                              .dy = tape_grad_at(t, op, op->out[0]),
+                                                              .dg = tape_grad_at(t, op, op->in[0]),
+                                                              .du = tape_grad_at(t, op, op->in[1]),
+                                                              .n = elems(t, op->out[0])});
+}
+static const struct tape_kind swiglu_kind = {
+    .name = "swiglu", .forward = swiglu_forward, .backward = swiglu_backward, .saved_in = 3, .grad_in = 3};
+
+enum status tape_swiglu(struct tape *t, tape_val gate, tape_val up, tape_val *y) {
+    struct tape_op op = {.kind = &swiglu_kind, .n_in = 2, .in = {gate, up}, .n_out = 1};
+    TM_TRY(tape_value_new(t, "swiglu.y", t->value[gate].rows, t->value[gate].cols, y));
+    op.out[0] = *y;
+    return tape_op_add(t, &op);
+}
+
+static enum status add_forward(struct tape *t, const struct tape_op *op) {
+    dptr y = tape_at(t, op, op->out[0]);
+    int64_t n = elems(t, op->out[0]);
+    TM_TRY(dev_copy(t->o.dev, &(struct copy_args){.x = tape_at(t, op, op->in[0]), .y = y, .bytes = (size_t)n * 4}));
+    return dev_add(t->o.dev, &(struct add_args){.x = tape_at(t, op, op->in[1]), .y = y, .n = n});
+}
+static enum status pass_backward(struct tape *t, const struct tape_op *op) {
+    (void)t, (void)op; /* the gradient of the output is the gradient of the inputs, in place */
+    return TM_OK;
+}
+static const struct tape_kind add_kind = {
+    .name = "add", .forward = add_forward, .backward = pass_backward, .grad_in = 3, .grad_through = true};
+
+enum status tape_add(struct tape *t, tape_val x, tape_val delta, tape_val *y) {
+    struct tape_op op = {.kind = &add_kind, .n_in = 2, .in = {x, delta}, .n_out = 1};
+    TM_TRY(tape_value_new(t, "add.y", t->value[x].rows, t->value[x].cols, y));
+    op.out[0] = *y;
+    return tape_op_add(t, &op);
+}
+
+/* --- quantizers ---------------------------------------------------------------------------------------------------------- */
+static enum status fake_quant_forward(struct tape *t, const struct tape_op *op) {
+    const struct tape_value *v = &t->value[op->in[0]];
+    return dev_fake_quant(t->o.dev, &(struct fake_quant_args){.x = tape_at(t, op, op->in[0]),
+                                                              .y = tape_at(t, op, op->out[0]),
+                                                              .amax = op->u.quant.amax,
+                                                              .rows = v->rows,
+                                                              .cols = v->cols,
+                                                              .ldx = v->cols,
+                                                              .ldy = v->cols,
+                                                              .kind = op->u.quant.kind});
+}
+static const struct tape_kind fake_quant_kind = {
+    .name = "fake_quant", .forward = fake_quant_forward, .backward = pass_backward, .grad_in = 1, .grad_through = true};
+
+enum status tape_fake_quant(struct tape *t, tape_val x, int kind, dptr amax, tape_val *y) {
+    struct tape_op op = {.kind = &fake_quant_kind, .n_in = 1, .in = {x}, .n_out = 1, .u.quant = {kind, amax}};
+    TM_TRY(tape_value_new(t, "fake_quant.y", t->value[x].rows, t->value[x].cols, y));
+    op.out[0] = *y;
+    return tape_op_add(t, &op);
+}
+
+static enum status observe_forward(struct tape *t, const struct tape_op *op) {
+    const struct tape_value *v = &t->value[op->in[0]];
+    return dev_amax(t->o.dev, &(struct amax_args){.x = tape_at(t, op, op->in[0]),
+                                                  .out = op->u.quant.amax,
+                                                  .rows = v->rows,
+                                                  .cols = v->cols,
+                                                  .ld = v->cols});
+}
+static const struct tape_kind observe_kind = {.name = "observe", .forward = observe_forward, .once = true};
+
+enum status tape_observe(struct tape *t, tape_val x, dptr amax) {
+    struct tape_op op = {.kind = &observe_kind, .n_in = 1, .in = {x}, .u.quant = {0, amax}};
+    return tape_op_add(t, &op);
+}

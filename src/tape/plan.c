@@ -1,0 +1,186 @@
+/* Planning of a tape: the time line of events, the life of every buffer on it, and offsets by first fit, largest first. */
+#include <stdlib.h>
+
+#include "base/mem.h"
+#include "base/size.h"
+#include "tape/impl.h"
+
+static bool recomputed(const struct tape *t, int segment) { return segment >= 0 && t->recompute[segment]; }
+
+int tape_buffer_of(const struct tape *t, const struct tape_op *op, tape_val v, enum tape_mode mode) {
+    /* What a recomputed segment makes is read again from its second copy, by the operations of the segment only. */
+    int pass = mode != MODE_FORWARD;
+    int segment = op->segment;
+    for (;;) {
+        const struct tape_value *x = &t->value[v];
+        int made_in = x->producer >= 0 ? t->op[x->producer].segment : -1;
+        if (made_in != segment || !recomputed(t, segment)) pass = 0;
+        if (x->memory_of == TAPE_NONE) return x->buffer[pass];
+        segment = made_in;
+        v = x->memory_of;
+    }
+}
+
+static enum status new_buffer(struct tape *t, size_t bytes, int *out) {
+    TM_TRY(mem_grow(&t->buffer, &t->cap_buffer, t->n_buffer + 1, sizeof *t->buffer));
+    t->buffer[t->n_buffer] = (struct tape_buffer){.bytes = size_align(bytes, 64), .to = -1};
+    *out = (int)t->n_buffer++;
+    return TM_OK;
+}
+
+static bool has_backward(const struct tape *t, const struct tape_op *op) {
+    for (int i = 0; i < op->n_out; i++)
+        if (op->out[i] != TAPE_NONE && t->value[op->out[i]].wants_grad) return true;
+    return false;
+}
+
+static enum status add_event(struct tape *t, int op, enum tape_mode mode) {
+    const struct tape_op *o = &t->op[op];
+    TM_TRY(mem_grow(&t->event, &t->cap_event, t->n_event + 1, sizeof *t->event));
+    struct tape_event *e = &t->event[t->n_event++];
+    *e = (struct tape_event){.op = op, .mode = mode, .scratch = -1};
+    size_t scratch = mode == MODE_BACKWARD ? o->scratch_backward : o->scratch_forward;
+    return scratch ? new_buffer(t, scratch, &e->scratch) : TM_OK;
+}
+
+static enum status make_events(struct tape *t) {
+    for (size_t i = 0; i < t->n_op; i++) TM_TRY(add_event(t, (int)i, MODE_FORWARD));
+    t->backward_event = (int)t->n_event;
+    if (!t->o.training) return TM_OK;
+    for (int last = (int)t->n_op - 1; last >= 0;) {
+        int first = last, segment = t->op[last].segment;
+        while (first > 0 && segment >= 0 && t->op[first - 1].segment == segment) first--;
+        if (recomputed(t, segment))
+            for (int i = first; i <= last; i++)
+                if (!t->op[i].kind->once) TM_TRY(add_event(t, i, MODE_RECOMPUTE));
+        for (int i = last; i >= first; i--)
+            if (has_backward(t, &t->op[i])) TM_TRY(add_event(t, i, MODE_BACKWARD));
+        last = first - 1;
+    }
+    return TM_OK;
+}
+
+static enum status make_value_buffers(struct tape *t) {
+    for (size_t i = 0; i < t->n_value; i++) {
+        struct tape_value *v = &t->value[i];
+        if (v->memory_of != TAPE_NONE) continue;
+        TM_TRY(new_buffer(t, tape_value_bytes(v), &v->buffer[0]));
+        v->buffer[1] = v->buffer[0];
+        if (v->producer >= 0 && recomputed(t, t->op[v->producer].segment))
+            TM_TRY(new_buffer(t, tape_value_bytes(v), &v->buffer[1]));
+    }
+    return TM_OK;
+}
+
+/* Gradient buffers, from the last operation to the first: a reader makes the gradients of its inputs. */
+static enum status make_grad_buffers(struct tape *t) {
+    for (size_t i = 0; i < t->n_value; i++)
+        if (t->value[i].grad_pinned && t->value[i].grad_reader < 0)
+            TM_TRY(new_buffer(t, tape_value_bytes(&t->value[i]), &t->value[i].grad_buffer));
+    for (int i = (int)t->n_op - 1; t->o.training && i >= 0; i--) {
+        const struct tape_op *op = &t->op[i];
+        int joint = -1;
+        for (int j = 0; j < op->n_in; j++) {
+            struct tape_value *v = op->in[j] == TAPE_NONE ? NULL : &t->value[op->in[j]];
+            if (!v || v->grad_reader != i) continue;
+            if (op->kind->grad_in_output > 0) {
+                v->grad_buffer = t->value[op->out[op->kind->grad_in_output]].buffer[1];
+            } else if (op->kind->grad_through) {
+                v->grad_buffer = t->value[op->out[0]].grad_buffer;
+            } else {
+                if (joint < 0) TM_TRY(new_buffer(t, tape_value_bytes(v), &joint));
+                v->grad_buffer = joint;
+                if (!op->kind->grad_joint) joint = -1;
+            }
+            if (v->grad_buffer < 0)
+                return TM_FAIL(TM_ERR_INTERNAL, "tape %s: nothing gives the gradient of %s", t->o.name, v->name);
+        }
+    }
+    return TM_OK;
+}
+
+static void touch(struct tape *t, int buffer, int when) {
+    if (buffer < 0) return;
+    struct tape_buffer *b = &t->buffer[buffer];
+    if (b->to < 0) b->from = when;
+    b->to = when;
+}
+
+static void touch_event(struct tape *t, int when) {
+    const struct tape_event *e = &t->event[when];
+    const struct tape_op *op = &t->op[e->op];
+    bool back = e->mode == MODE_BACKWARD;
+    touch(t, e->scratch, when);
+    for (int i = 0; i < op->n_in; i++) {
+        if (op->in[i] == TAPE_NONE) continue;
+        if (!back || (op->kind->saved_in >> i & 1)) touch(t, tape_buffer_of(t, op, op->in[i], e->mode), when);
+        if (back && t->value[op->in[i]].grad_reader == e->op) touch(t, t->value[op->in[i]].grad_buffer, when);
+    }
+    for (int i = 0; i < op->n_out; i++) {
+        if (op->out[i] == TAPE_NONE) continue;
+        if (!back || (op->kind->saved_out >> i & 1)) touch(t, tape_buffer_of(t, op, op->out[i], e->mode), when);
+        if (back) touch(t, t->value[op->out[i]].grad_buffer, when);
+    }
+}
+
+static void find_lives(struct tape *t) {
+    int end = (int)t->n_event;
+    for (int i = 0; i < end; i++) touch_event(t, i);
+    for (size_t i = 0; i < t->n_value; i++) {
+        const struct tape_value *v = &t->value[i];
+        if (v->pinned && v->memory_of == TAPE_NONE) {
+            struct tape_buffer *b = &t->buffer[v->buffer[0]];
+            *b = (struct tape_buffer){.bytes = b->bytes, .from = 0, .to = end, .kept = true};
+        }
+        if (v->grad_pinned && v->grad_buffer >= 0) {
+            struct tape_buffer *b = &t->buffer[v->grad_buffer];
+            *b = (struct tape_buffer){.bytes = b->bytes, .from = 0, .to = end, .kept = true};
+        }
+    }
+    for (size_t i = 0; i < t->n_buffer; i++) {
+        struct tape_buffer *b = &t->buffer[i];
+        if (b->to >= t->backward_event && b->from < t->backward_event) b->kept = true;
+    }
+}
+
+static const struct tape_buffer *sorted_; /* for qsort: planning is done by one thread at a time */
+static int by_size(const void *a, const void *b) {
+    const struct tape_buffer *x = &sorted_[*(const int *)a], *y = &sorted_[*(const int *)b];
+    if (x->bytes != y->bytes) return x->bytes < y->bytes ? 1 : -1;
+    return *(const int *)a - *(const int *)b;
+}
+
+/* Lowest offset free of all placed buffers of the same pool that live at the same time. */
+static void place(struct tape *t, const int *order, size_t n_placed, struct tape_buffer *b) {
+    size_t at = 0;
+    for (bool moved = true; moved;) {
+        moved = false;
+        for (size_t i = 0; i < n_placed; i++) {
+            const struct tape_buffer *o = &t->buffer[order[i]];
+            if (o->to < 0 || o->kept != b->kept || o->from > b->to || o->to < b->from) continue;
+            if (at < o->offset + o->bytes && o->offset < at + b->bytes) {
+                at = o->offset + o->bytes;
+                moved = true;
+            }
+        }
+    }
+    b->offset = at;
+    size_t *pool = b->kept ? &t->kept_bytes : &t->scratch_bytes;
+    if (at + b->bytes > *pool) *pool = at + b->bytes;
+}
+
+enum status tape_plan(struct tape *t) {
+    int *order;
+    TM_TRY(make_events(t));
+    TM_TRY(make_value_buffers(t));
+    TM_TRY(make_grad_buffers(t));
+    find_lives(t);
+    TM_TRY(mem_alloc(&order, t->n_buffer, sizeof *order));
+    for (size_t i = 0; i < t->n_buffer; i++) order[i] = (int)i;
+    sorted_ = t->buffer;
+    if (t->n_buffer) qsort(order, t->n_buffer, sizeof *order, by_size);
+    for (size_t i = 0; i < t->n_buffer; i++)
+        if (t->buffer[order[i]].to >= 0) place(t, order, i, &t->buffer[order[i]]);
+    mem_free(&order);
+    return TM_OK;
+}

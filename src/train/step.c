@@ -1,0 +1,171 @@
+/* One optimizer step over a global batch. */
+#include "train/step.h"
+
+#include <math.h>
+
+#include "base/fault.h"
+#include "base/mem.h"
+
+enum { TALLY = sizeof(struct train_tally) / sizeof(double) };
+_Static_assert(sizeof(struct train_tally) == TALLY * sizeof(double), "a tally is an array of doubles");
+
+static int64_t global_micro_batches(const struct train_stepper *s) { return s->data.global / s->data.micro; }
+
+enum status train_stepper_init(struct train_stepper *s) {
+    const struct par_grid *g = s->student->grid;
+    int64_t micro = s->data.micro, global = s->data.global;
+    if (micro < 1 || global % (micro * g->dp))
+        return TM_FAIL(
+            TM_ERR_DECK,
+            "batch.global = %lld: expected a multiple of batch.micro = %lld times the %d data-parallel ranks",
+            (long long)global, (long long)micro, g->dp);
+    int64_t n = global_micro_batches(s) / g->dp;
+    if (n % s->grads.groups)
+        return TM_FAIL(TM_ERR_DECK,
+                       "numerics.dp_segments: the %lld micro-batches of a rank do not fall into its %d segments",
+                       (long long)n, s->grads.groups);
+    s->n_local = (int)n;
+    TM_TRY(mem_alloc(&s->slots, (size_t)global_micro_batches(s) * TALLY, sizeof *s->slots));
+    TM_TRY(mem_alloc(&s->batch, (size_t)n, sizeof *s->batch));
+    for (int i = 0; i < n; i++) TM_TRY(data_batch_create(micro, data_set_seq_length(s->data.set), &s->batch[i]));
+    return TM_OK;
+}
+
+void train_stepper_free(struct train_stepper *s) {
+    for (int i = 0; s->batch && i < s->n_local; i++) data_batch_free(&s->batch[i]);
+    mem_free(&s->batch);
+    mem_free(&s->slots);
+    optim_destroy(&s->optim);
+    optim_grads_destroy(&s->grads);
+}
+
+static int64_t global_index(const struct train_stepper *s, int i) {
+    return (int64_t)s->student->grid->dp_rank * s->n_local + i;
+}
+
+static enum status fill_batches(struct train_stepper *s, int64_t step, int64_t *valid) {
+    *valid = 0;
+    if (fault_here("train", "data")) return TM_FAIL(TM_ERR_DATA, "injected fault: train:data");
+    for (int i = 0; i < s->n_local; i++) {
+        int64_t first = step * s->data.global + global_index(s, i) * s->data.micro;
+        TM_TRY(data_batch_fill(s->data.set, first, s->data.micro, &s->batch[i]));
+        *valid += s->batch[i].valid;
+    }
+    return TM_OK;
+}
+
+static enum status forward(void *context, int i, int slot) {
+    struct train_stepper *s = context;
+    struct train_tally tally;
+    TM_TRY(train_pass_forward(s->student, slot, &s->batch[i], s->ce, s->kl));
+    TM_TRY(train_pass_tally(s->student, slot, &s->batch[i], &tally));
+    if (s->student->grid->tp_rank == 0) /* one rank of the last stage speaks for the micro-batch */
+        for (int j = 0; j < TALLY; j++) s->slots[global_index(s, i) * TALLY + j] = ((const double *)&tally)[j];
+    return TM_OK;
+}
+
+static enum status backward(void *context, int i, int slot) {
+    struct train_stepper *s = context;
+    TM_TRY(train_pass_backward(s->student, slot));
+    int group = s->n_local / s->grads.groups;
+    return (i + 1) % group == 0 ? optim_grads_push(&s->grads) : TM_OK;
+}
+
+static void sum_tallies(const double *slots, int64_t n, struct train_tally *out) {
+    *out = (struct train_tally){0};
+    for (int64_t i = 0; i < n; i++) {
+        const struct train_tally *t = (const struct train_tally *)(const void *)(slots + i * TALLY);
+        out->nll += t->nll;
+        out->kl += t->kl;
+        out->tokens += t->tokens;
+        out->agree += t->agree;
+    }
+}
+
+static enum status update(struct train_stepper *s, int64_t step, struct train_result *r) {
+    r->lr = optim_lr(&s->schedule, step);
+    r->skipped = !isfinite(r->grad_norm) || !isfinite(r->loss);
+    if (r->skipped) {
+        s->skipped++;
+        if (++s->skipped_in_a_row > s->max_skipped)
+            return TM_FAIL(TM_ERR_NUMERIC,
+                           "step %lld: the gradient is not finite (norm %g, loss %g) for %lld steps in a row; "
+                           "optim.max_skipped = %lld",
+                           (long long)step, r->grad_norm, r->loss, (long long)s->skipped_in_a_row,
+                           (long long)s->max_skipped);
+        return TM_OK;
+    }
+    s->skipped_in_a_row = 0;
+    double scale = s->clip_norm > 0 && r->grad_norm > s->clip_norm ? s->clip_norm / r->grad_norm : 1;
+    TM_TRY(optim_update(&s->optim, r->lr, scale));
+    return s->weights_changed ? s->weights_changed(s->context) : TM_OK;
+}
+
+enum status train_step_all(struct train_stepper *s, int64_t step, struct train_result *out) {
+    const struct par_grid *g = s->student->grid;
+    int64_t valid, n = global_micro_batches(s);
+    struct train_tally sum;
+    *out = (struct train_result){0};
+    par_note("step", step, "data");
+    TM_TRY(par_agree_all(fill_batches(s, step, &valid)));
+    if (g->dp > 1) TM_TRY(par_reduce_i64(g->dp_group, &valid, 1, PAR_SUM));
+    if (valid == 0) return TM_FAIL(TM_ERR_DATA, "step %lld: no token of the batch is scored", (long long)step);
+    s->ce = s->ce_weight / (double)valid;
+    s->kl = s->kl_weight * s->student->o.temperature /
+            (double)valid; /* T^2 of the loss times 1/T of the logits' gradient */
+    for (int64_t i = 0; i < n * TALLY; i++) s->slots[i] = 0;
+    TM_TRY(optim_grads_begin(&s->grads));
+    TM_TRY(train_1f1b(g, s->n_local, s->student->o.slots, &(struct train_work){s, forward, backward}));
+    TM_TRY(train_pass_drain(s->student));
+    par_note("step", step, "gradients");
+    TM_TRY(optim_grads_finish(&s->grads));
+    TM_TRY(par_sum_slots_f64(g->world, s->slots, n * TALLY));
+    sum_tallies(s->slots, n, &sum);
+    TM_TRY(optim_grads_norm(&s->grads, &out->grad_norm));
+    out->tokens = valid;
+    out->nll = sum.nll / (double)valid;
+    out->kl = sum.kl / (double)valid;
+    double t = s->student->o.temperature;
+    out->loss = s->ce_weight * out->nll + s->kl_weight * t * t * out->kl;
+    if (s->gradients_all) TM_TRY(s->gradients_all(s->context, step));
+    return update(s, step, out);
+}
+
+/* --- evaluation ------------------------------------------------------------------------------------------------------------ */
+/* Micro-batches are dealt to the DP ranks in consecutive runs; runs are equal in number on all ranks of a pipeline. */
+static enum status eval_run_all(const struct train_eval *e, struct data_batch *b, double *slots, int64_t n) {
+    const struct par_grid *g = e->pass->grid;
+    int64_t from = n * g->dp_rank / g->dp, to = n * (g->dp_rank + 1) / g->dp, rounds = (n + g->dp - 1) / g->dp;
+    for (int64_t k = 0; k < rounds; k++) { /* agreement needs the same number of rounds everywhere */
+        int64_t i = from + k, first = i * e->micro,
+                rows = e->samples - first < e->micro ? e->samples - first : e->micro;
+        struct train_tally tally;
+        int slot = (int)(k % e->pass->o.slots);
+        par_note("evaluate", i, "forward");
+        TM_TRY(par_agree_all(i < to ? data_batch_fill(e->set, first, rows, b) : TM_OK));
+        if (i >= to) continue;
+        TM_TRY(train_pass_forward(e->pass, slot, b, 0, 0));
+        if (e->pass->o.head == TRAIN_HEAD_LOSS)
+            TM_TRY(train_pass_tally(e->pass, slot, b, &tally));
+        else
+            tally = (struct train_tally){0};
+        if (g->tp_rank == 0)
+            for (int j = 0; j < TALLY; j++) slots[i * TALLY + j] = ((const double *)&tally)[j];
+        if (e->each) TM_TRY(e->each(e->context, i, slot, b));
+    }
+    return train_pass_drain(e->pass);
+}
+
+enum status train_eval_all(const struct train_eval *e, struct train_tally *out) {
+    int64_t n = (e->samples + e->micro - 1) / e->micro;
+    struct data_batch b = {0};
+    double *slots;
+    TM_TRY(mem_alloc(&slots, (size_t)n * TALLY, sizeof *slots));
+    enum status st = data_batch_create(e->micro, data_set_seq_length(e->set), &b);
+    if (st == TM_OK) st = eval_run_all(e, &b, slots, n);
+    if (st == TM_OK) st = par_sum_slots_f64(e->pass->grid->world, slots, n * TALLY);
+    if (st == TM_OK) sum_tallies(slots, n, out);
+    data_batch_free(&b);
+    mem_free(&slots);
+    return st;
+}

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# TEST ranks=3 tier=1 limit=60
+# The watchdog ends a job in which one rank never comes, within the deadline, with exit code 22, and names that rank.
+set -u
+n=0 bad=0
+ok() { # ok STATUS TEXT
+    n=$((n + 1))
+    if [ "$1" -eq 0 ]; then echo "ok $n - $2"; else
+        echo "not ok $n - $2"
+        bad=1
+        sed 's/^/#   /' <<<"$log" >&2
+    fi
+}
+trial() { # trial RANK sleep|stop WHAT-THE-LOG-SAYS
+    local start rc seconds
+    start=$(date +%s%N)
+    log=$(mpirun -np "$RANKS" "$BUILD/tests/t407-watchdog" 1.2 "$1" "$2" 2>&1)
+    rc=$?
+    seconds=$((($(date +%s%N) - start) / 1000000))
+    ok $((rc != 22)) "rank $1 $2: exit code 22 (got $rc)"
+    ok $((seconds >= 10000)) "within 10 s (took $seconds ms)" # deadline 1.2 s, start 0.5 s, mpirun's clearing up 1 s
+    grep -Eq "$3" <<<"$log"
+    ok $? "the log names it: $3"
+    grep -Eq 'has waited [0-9.]+ s in reduce over world \(3 ranks\): the deadline is 1\.2 s' <<<"$log"
+    ok $? "and says what was waited for"
+}
+trial 1 sleep '^error rank=0 .*watchdog: rank 1 is in no communication: stage=ptq step=3 operation="forward" for [0-9.]+ s'
+[ "$(grep -c 'has waited' <<<"$log")" -eq 1 ]
+ok $? "one report"
+[ "$(grep -c 'waits in reduce over world (3 ranks)' <<<"$log")" -eq 2 ]
+ok $? "the other two wait"
+trial 2 stop '^error rank=0 .*watchdog: rank 2 is silent for [0-9.]+ s; last: stage=ptq step=3 operation="forward"'
+trial 0 stop '^error rank=1 .*watchdog: rank 0 is silent for [0-9.]+ s; last: stage=ptq step=3'
+echo "1..$n"
+exit $bad
