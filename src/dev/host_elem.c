@@ -19,6 +19,11 @@ enum status host_add(struct dev *d, const struct add_args *a) {
     PIECES(a->n, d->leaf->add(host_f32(a->y) + i, host_f32(a->x) + i, m));
     return TM_OK;
 }
+enum status host_bias_add(struct dev *d, const struct bias_add_args *a) {
+    float *x = host_f32(a->x), *bias = host_f32(a->bias);
+    for (int64_t i = 0; i < a->rows; i++) d->leaf->add(x + i * a->c, bias, a->c);
+    return TM_OK;
+}
 enum status host_scale(struct dev *d, const struct scale_args *a) {
     PIECES(a->n, d->leaf->scale(host_f32(a->y) + i, m, a->s));
     return TM_OK;
