@@ -30,7 +30,8 @@ const char *dev_describe(const struct dev *d); /* one line for the log: backend,
 
 /* Memory. Zero-filled. `what` names the class in messages and in the plan (weights, gradients, optimizer, activations, ...). */
 enum status dev_alloc(struct dev *d, const char *what, size_t bytes, dptr *out);
-void dev_free(struct dev *d, dptr *p); /* sets *p to 0 */
+void dev_free(struct dev *d, dptr *p);                   /* p from dev_alloc; sets *p to 0 */
+size_t dev_bytes(const struct dev *d, const char *what); /* allocated now, of one class or (NULL) of all */
 /* Copies between device and host memory; they wait for what was queued before. */
 enum status dev_upload(struct dev *d, dptr dst, const void *src, size_t bytes);
 enum status dev_download(struct dev *d, void *dst, dptr src, size_t bytes);

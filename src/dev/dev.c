@@ -1,0 +1,199 @@
+/* Devices: opening, memory blocks, counters, and the dispatch of operations to the backend's table. */
+#include "dev/dev.h"
+
+#include <omp.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/fault.h"
+#include "base/mem.h"
+#include "dev/device.h"
+#include "dev/host_gemm.h"
+#include "dev/leaf.h"
+
+enum { THREADS_MAX = 1024 };
+
+/* The leaf kernels for `kernel` (NULL: the best this CPU runs). */
+static enum status choose_leaf(const char *kernel, const struct leaf **out) {
+    const struct leaf *const all[] = {&leaf_avx512, &leaf_avx2, &leaf_portable}; /* best first */
+#ifdef __x86_64__
+    const bool can[] = {__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+                            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw"),
+                        __builtin_cpu_supports("avx2"), true};
+#else
+    const bool can[] = {false, false, true};
+#endif
+    for (int i = 0; i < 3; i++) {
+        bool named = kernel && !strcmp(kernel, all[i]->name);
+        if (named && !can[i])
+            return TM_FAIL(TM_ERR_UNSUPPORTED, "device kernel \"%s\": this CPU does not have it", kernel);
+        if (!named && (kernel || !can[i])) continue;
+        *out = all[i];
+        return TM_OK;
+    }
+    return TM_FAIL(TM_ERR_DECK, "device kernel \"%s\": expected portable, avx2 or avx512", kernel);
+}
+
+static enum status open_maths(struct dev *d, const struct dev_options *o) {
+    TM_TRY(choose_leaf(o->kernel, &d->leaf));
+    TM_TRY(host_gemm_open(o->kernel, o->invariant, d->threads, &d->gemm));
+    snprintf(d->describe, sizeof d->describe, "%s: %s, %d thread%s, gemm %s", d->table->name, d->leaf->name, d->threads,
+             d->threads == 1 ? "" : "s", host_gemm_describe(d->gemm));
+    return TM_OK;
+}
+
+enum status dev_open(const struct dev_options *o, struct dev **out) {
+    const struct dev_table *const tables[] = {[DEV_HOST] = &dev_host, [DEV_GUARD] = &dev_guard, [DEV_PLAN] = &dev_plan};
+    *out = NULL;
+    if (o->backend == DEV_CUDA) return TM_FAIL(TM_ERR_UNSUPPORTED, "device backend cuda: not in this build; use host");
+    if ((unsigned)o->backend > DEV_CUDA) return TM_FAIL(TM_ERR_DECK, "device backend %d: unknown", (int)o->backend);
+    if (o->threads < 0 || o->threads > THREADS_MAX)
+        return TM_FAIL(TM_ERR_DECK, "device threads = %d: expected 0 (all) to %d", o->threads, THREADS_MAX);
+    struct dev *d;
+    TM_TRY(mem_alloc(&d, 1, sizeof *d));
+    d->table = tables[o->backend];
+    d->backend = o->backend;
+    d->threads = o->threads ? o->threads : omp_get_max_threads();
+    d->next = UINT64_C(1) << 40;
+    dev_counters_reset(d);
+    snprintf(d->describe, sizeof d->describe, "plan: no memory, no maths");
+    enum status st = d->backend == DEV_PLAN ? TM_OK : open_maths(d, o);
+    if (st != TM_OK) dev_close(&d);
+    *out = d;
+    return st;
+}
+
+void dev_close(struct dev **d) {
+    struct dev *x = *d;
+    if (!x) return;
+    for (size_t i = 0; i < x->blocks; i++) x->table->release(&x->block[i]);
+    mem_free(&x->block);
+    mem_free(&x->scratch);
+    if (x->gemm) host_gemm_close(&x->gemm);
+    mem_free(d);
+}
+
+enum dev_backend dev_backend(const struct dev *d) { return d->backend; }
+const char *dev_describe(const struct dev *d) { return d->describe; }
+
+enum status dev_alloc(struct dev *d, const char *what, size_t bytes, dptr *out) {
+    struct dev_block b = {.bytes = bytes ? bytes : 1}; /* an empty tensor has an address too: 0 means "not given" */
+    out->a = 0;
+    snprintf(b.what, sizeof b.what, "%s", what);
+    TM_TRY(mem_grow(&d->block, &d->block_cap, d->blocks + 1, sizeof *d->block));
+    enum status st =
+        fault_here("dev", "alloc") ? TM_FAIL(TM_ERR_MEMORY, "out of memory (on purpose)") : d->table->alloc(d, &b);
+    if (st != TM_OK) return status_context(st, "%zu bytes of %s on the %s device: ", bytes, what, d->table->name);
+    b.bytes = bytes;
+    d->block[d->blocks++] = b;
+    out->a = b.at;
+    return TM_OK;
+}
+
+void dev_free(struct dev *d, dptr *p) {
+    for (size_t i = 0; p->a && i < d->blocks; i++) {
+        if (d->block[i].at != p->a) continue;
+        d->table->release(&d->block[i]);
+        d->block[i] = d->block[--d->blocks];
+        break;
+    }
+    p->a = 0;
+}
+
+size_t dev_bytes(const struct dev *d, const char *what) {
+    size_t n = 0;
+    for (size_t i = 0; i < d->blocks; i++)
+        if (!what || !strcmp(what, d->block[i].what)) n += d->block[i].bytes;
+    return n;
+}
+
+/* The block that holds all of [p, p + bytes). */
+static enum status find_block(struct dev *d, const char *verb, dptr p, size_t bytes, struct dev_block **out) {
+    for (size_t i = 0; i < d->blocks; i++) {
+        struct dev_block *b = &d->block[i];
+        uint64_t off = p.a - b->at;
+        if (p.a < b->at || off > b->bytes) continue;
+        if (bytes <= b->bytes - off) {
+            *out = b;
+            return TM_OK;
+        }
+        if (off < b->bytes)
+            return TM_FAIL(TM_ERR_INTERNAL, "%s: %zu bytes at offset %llu of %s, which has %zu", verb, bytes,
+                           (unsigned long long)off, b->what, b->bytes);
+    }
+    return TM_FAIL(TM_ERR_INTERNAL, "%s: %#llx is in no allocation of the %s device", verb, (unsigned long long)p.a,
+                   d->table->name);
+}
+
+enum status dev_upload(struct dev *d, dptr dst, const void *src, size_t bytes) {
+    struct dev_block *b;
+    if (!bytes) return TM_OK;
+    TM_TRY(find_block(d, "upload", dst, bytes, &b));
+    return d->table->upload(b, dst, src, bytes);
+}
+enum status dev_download(struct dev *d, void *dst, dptr src, size_t bytes) {
+    struct dev_block *b;
+    if (!bytes) return TM_OK;
+    TM_TRY(find_block(d, "download", src, bytes, &b));
+    return d->table->download(b, dst, src, bytes);
+}
+enum status dev_map(struct dev *d, dptr p, size_t bytes, void **host) {
+    struct dev_block *b;
+    *host = NULL;
+    TM_TRY(find_block(d, "map", p, bytes, &b));
+    TM_TRY(d->table->map(b, p, host));
+    b->mapped++;
+    return TM_OK;
+}
+enum status dev_unmap(struct dev *d, dptr p, size_t bytes, void *host) {
+    struct dev_block *b;
+    (void)host;
+    TM_TRY(find_block(d, "unmap", p, bytes, &b));
+    if (!b->mapped) return TM_FAIL(TM_ERR_INTERNAL, "unmap: %s is not mapped", b->what);
+    b->mapped--;
+    return d->table->unmap(b);
+}
+enum status dev_sync(struct dev *d) {
+    (void)d; /* the operations of these backends are done when they return */
+    return TM_OK;
+}
+
+/* Sum of K over the terms of a product, for its FLOPs. */
+static double ops_gemm_k(const struct gemm_args *a) {
+    double k = 0;
+    for (int t = 0; t < a->terms; t++) k += (double)a->term[t].k[a->segments];
+    return k;
+}
+
+static enum status count(struct dev *d, int op, double flops, double bytes, double began, enum status st) {
+    struct dev_counter *c = &d->counter[op];
+    c->calls++;
+    c->flops += flops;
+    c->bytes += bytes;
+    if (d->backend != DEV_PLAN) c->seconds += clock_seconds() - began;
+    return st == TM_OK ? st : status_context(st, "%s: ", c->name);
+}
+
+#define OP(name, flops, bytes, doc)                                            \
+    enum status dev_##name(struct dev *d, const struct name##_args *a) {       \
+        double began = clock_seconds();                                        \
+        return count(d, OP_##name, flops, bytes, began, d->table->name(d, a)); \
+    }
+#include "dev/ops.def" // IWYU pragma: keep
+#undef OP
+
+static const char *const op_names[] = {
+#define OP(name, flops, bytes, doc) #name,
+#include "dev/ops.def" // IWYU pragma: keep
+#undef OP
+};
+
+int dev_op_count(void) { return OP_COUNT; }
+const char *dev_op_name(int op) { return op >= 0 && op < OP_COUNT ? op_names[op] : "?"; }
+struct dev_counter dev_counter(const struct dev *d, int op) {
+    return op >= 0 && op < OP_COUNT ? d->counter[op] : (struct dev_counter){.name = "?"};
+}
+void dev_counters_reset(struct dev *d) {
+    for (int i = 0; i < OP_COUNT; i++) d->counter[i] = (struct dev_counter){.name = op_names[i]};
+}

@@ -1,0 +1,52 @@
+/* What is inside a device, for the backends: its memory blocks, counters and table of functions. Others see dev.h only. */
+#pragma once
+
+#include "dev/dev.h"
+
+enum {
+#define OP(name, flops, bytes, doc) OP_##name,
+#include "dev/ops.def" // IWYU pragma: keep
+#undef OP
+    OP_COUNT
+};
+
+/* One allocation. Addresses inside it ([at, at + bytes)) are what callers pass. */
+struct dev_block {
+    char what[32];
+    uint64_t at;
+    size_t bytes;
+    void *base; /* the backend's: what it must give back */
+    size_t base_bytes;
+    int mapped; /* dev_map minus dev_unmap */
+};
+
+/* What a backend provides. Ranges were checked to lie in the block. */
+struct dev_table {
+    const char *name;
+    enum status (*alloc)(struct dev *d, struct dev_block *b); /* sets at, base, base_bytes; `bytes` is at least 1 */
+    void (*release)(struct dev_block *b);
+    enum status (*upload)(struct dev_block *b, dptr dst, const void *src, size_t bytes);
+    enum status (*download)(struct dev_block *b, void *dst, dptr src, size_t bytes);
+    enum status (*map)(struct dev_block *b, dptr p, void **host);
+    enum status (*unmap)(struct dev_block *b);
+#define OP(name, flops, bytes, doc) enum status (*name)(struct dev * d, const struct name##_args *a);
+#include "dev/ops.def" // IWYU pragma: keep
+#undef OP
+};
+
+extern const struct dev_table dev_host, dev_guard, dev_plan;
+
+struct dev {
+    const struct dev_table *table;
+    enum dev_backend backend;
+    int threads;
+    struct host_gemm *gemm;  /* host and guard */
+    const struct leaf *leaf; /* host and guard */
+    struct dev_block *block;
+    size_t blocks, block_cap;
+    void *scratch; /* host and guard: work space of the threads, see host_scratch */
+    size_t scratch_bytes;
+    uint64_t next; /* plan: the next address */
+    struct dev_counter counter[OP_COUNT];
+    char describe[256];
+};

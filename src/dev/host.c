@@ -1,0 +1,65 @@
+/* The host backend: ordinary memory, the table of operations, work space, and the matrix product. */
+#include "dev/host.h"
+
+#include <string.h>
+
+#include "base/mem.h"
+#include "base/size.h"
+#include "dev/host_gemm.h"
+
+static enum status host_alloc(struct dev *d, struct dev_block *b) {
+    (void)d;
+    TM_TRY(mem_alloc(&b->base, b->bytes, 1));
+    b->base_bytes = b->bytes;
+    b->at = (uint64_t)(uintptr_t)b->base;
+    return TM_OK;
+}
+static void host_release(struct dev_block *b) { mem_free(&b->base); }
+static enum status host_upload(struct dev_block *b, dptr dst, const void *src, size_t bytes) {
+    (void)b;
+    memcpy(host_f32(dst), src, bytes);
+    return TM_OK;
+}
+static enum status host_download(struct dev_block *b, void *dst, dptr src, size_t bytes) {
+    (void)b;
+    memcpy(dst, host_f32(src), bytes);
+    return TM_OK;
+}
+static enum status host_map(struct dev_block *b, dptr p, void **host) {
+    (void)b;
+    *host = host_f32(p);
+    return TM_OK;
+}
+static enum status host_unmap(struct dev_block *b) {
+    (void)b;
+    return TM_OK;
+}
+
+const struct dev_table dev_host = {
+    .name = "host",
+    .alloc = host_alloc,
+    .release = host_release,
+    .upload = host_upload,
+    .download = host_download,
+    .map = host_map,
+    .unmap = host_unmap,
+#define OP(name, flops, bytes, doc) .name = host_##name,
+#include "dev/ops.def" // IWYU pragma: keep
+#undef OP
+};
+
+enum status host_scratch(struct dev *d, size_t bytes, char **base, size_t *stride) {
+    size_t each = size_align(bytes, 4096), all;
+    if (!size_mul(each, (size_t)d->threads, &all)) return TM_FAIL(TM_ERR_MEMORY, "work space of %zu bytes", bytes);
+    if (all > d->scratch_bytes) {
+        mem_free(&d->scratch);
+        d->scratch_bytes = 0;
+        TM_TRY(mem_alloc(&d->scratch, all, 1));
+        d->scratch_bytes = all;
+    }
+    *base = d->scratch;
+    *stride = each;
+    return TM_OK;
+}
+
+enum status host_gemm(struct dev *d, const struct gemm_args *a) { return host_gemm_run(d->gemm, a); }

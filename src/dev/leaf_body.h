@@ -1,0 +1,230 @@
+/* The bodies of the leaf kernels. Included by leaf_<set>.c, which says for which instruction set (LEAF_TARGET) and under which name.
+ *
+ * Written for the auto-vectoriser: element-wise loops under `omp simd` (exact aliasing of in-place operands is fine), reductions as
+ * an inner loop over 16 independent lanes. */
+#include <math.h>
+#include <stddef.h>
+
+#include "base/vmath.h"
+#include "dev/leaf.h"
+
+#define LEAF_FN LEAF_TARGET static
+#define LANE_FN LEAF_TARGET static inline __attribute__((always_inline))
+#define LANES   OPS_LANES
+#define SIMD    _Pragma("omp simd")
+
+enum {
+    BLOCK = 256
+}; /* values that a two-pass loop keeps in L1; a multiple of LANES, so that lanes do not see blocks */
+
+/* The tree of the lanes: distance 8, 4, 2, 1. */
+LANE_FN float fold(float a[LANES]) {
+    for (int d = LANES / 2; d; d /= 2)
+        for (int l = 0; l < d; l++) a[l] += a[l + d];
+    return a[0];
+}
+LANE_FN void lanes_add(float acc[LANES], const float *x, int64_t n) {
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int l = 0; l < LANES; l++) acc[l] += x[i + l];
+    for (int l = 0; i + l < n; l++) acc[l] += x[i + l];
+}
+LANE_FN void lanes_dot(float acc[LANES], const float *x, const float *y, int64_t n) {
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int l = 0; l < LANES; l++) acc[l] += x[i + l] * y[i + l];
+    for (int l = 0; i + l < n; l++) acc[l] += x[i + l] * y[i + l];
+}
+
+LEAF_FN void add(float *y, const float *x, int64_t n) { SIMD for (int64_t i = 0; i < n; i++) y[i] += x[i]; }
+LEAF_FN void scale(float *y, int64_t n, float s) { SIMD for (int64_t i = 0; i < n; i++) y[i] *= s; }
+LEAF_FN float dot(const float *x, const float *y, int64_t n) {
+    float acc[LANES] = {0};
+    lanes_dot(acc, x, y, n);
+    return fold(acc);
+}
+
+LEAF_FN float rms_fwd(const float *x, const float *delta, const float *gain, float *h, float *y, int64_t n, float eps) {
+    if (delta) {
+        SIMD for (int64_t i = 0; i < n; i++) h[i] = x[i] + delta[i];
+    } else if (h && h != x) {
+        SIMD for (int64_t i = 0; i < n; i++) h[i] = x[i];
+    }
+    const float *row = delta ? h : x;
+    float rstd = 1.0f / sqrtf(dot(row, row, n) / (float)n + eps);
+    SIMD for (int64_t i = 0; i < n; i++) y[i] = row[i] * rstd * gain[i];
+    return rstd;
+}
+
+LEAF_FN void rms_bwd(const float *dy, const float *h, const float *gain, float rstd, const float *dres, float *dx,
+                     int64_t n) {
+    float acc[LANES] = {0};
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int l = 0; l < LANES; l++) acc[l] += (dy[i + l] * gain[i + l]) * (h[i + l] * rstd);
+    for (int l = 0; i + l < n; l++) acc[l] += (dy[i + l] * gain[i + l]) * (h[i + l] * rstd);
+    float mean = fold(acc) / (float)n;
+    if (dres) {
+        SIMD for (int64_t j = 0; j < n; j++) dx[j] = rstd * (dy[j] * gain[j] - h[j] * rstd * mean) + dres[j];
+    } else {
+        SIMD for (int64_t j = 0; j < n; j++) dx[j] = rstd * (dy[j] * gain[j] - h[j] * rstd * mean);
+    }
+}
+LEAF_FN void rms_dgain(float *dgain, const float *dy, const float *h, float rstd, int64_t n) {
+    SIMD for (int64_t i = 0; i < n; i++) dgain[i] += dy[i] * (h[i] * rstd);
+}
+
+LEAF_FN void rope(float *x, const float *cs, int64_t half, float sign) {
+    float *y = x + half;
+    const float *sn = cs + half;
+    SIMD for (int64_t i = 0; i < half; i++) {
+        float a = x[i], b = y[i], s = sn[i] * sign;
+        x[i] = a * cs[i] - b * s;
+        y[i] = b * cs[i] + a * s;
+    }
+}
+
+LEAF_FN void swiglu_fwd(const float *g, const float *u, float *y, int64_t n) {
+    SIMD for (int64_t i = 0; i < n; i++) y[i] = g[i] / (1.0f + vmath_exp(-g[i])) * u[i];
+}
+LEAF_FN void swiglu_bwd(const float *g, const float *u, const float *dy, float *dg, float *du, int64_t n) {
+    SIMD for (int64_t i = 0; i < n; i++) {
+        float x = g[i], e = dy[i], s = 1.0f / (1.0f + vmath_exp(-x)), w = u[i];
+        dg[i] = e * w * (s * (1.0f + x * (1.0f - s)));
+        du[i] = e * (x * s);
+    }
+}
+
+LEAF_FN float max(const float *x, int64_t n) {
+    float acc[LANES];
+    for (int l = 0; l < LANES; l++) acc[l] = -INFINITY;
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int l = 0; l < LANES; l++) acc[l] = x[i + l] > acc[l] ? x[i + l] : acc[l];
+    for (int l = 0; i + l < n; l++) acc[l] = x[i + l] > acc[l] ? x[i + l] : acc[l];
+    for (int d = LANES / 2; d; d /= 2)
+        for (int l = 0; l < d; l++) acc[l] = acc[l + d] > acc[l] ? acc[l + d] : acc[l];
+    return acc[0];
+}
+LEAF_FN int64_t find(const float *x, int64_t n, float value) {
+    int64_t i = 0;
+    for (; i + BLOCK <= n; i += BLOCK) {
+        uint32_t hit = 0;
+        for (int j = 0; j < BLOCK; j++) hit |= x[i + j] == value;
+        if (hit) break;
+    }
+    while (i < n && x[i] != value) i++;
+    return i;
+}
+
+LEAF_FN float sum_exp(const float *z, int64_t n, float inv_temp, float top) {
+    float acc[LANES] = {0}, e[BLOCK];
+    for (int64_t i = 0; i < n; i += BLOCK) {
+        int64_t m = n - i < BLOCK ? n - i : BLOCK;
+        SIMD for (int64_t j = 0; j < m; j++) e[j] = vmath_exp(z[i + j] * inv_temp - top);
+        lanes_add(acc, e, m);
+    }
+    return fold(acc);
+}
+LEAF_FN void ce_grad(float *z, int64_t n, float top, float inv, float weight) {
+    SIMD for (int64_t i = 0; i < n; i++) z[i] = vmath_exp(z[i] - top) * inv * weight;
+}
+LEAF_FN float kl_grad(float *zs, const float *zt, int64_t n, const struct leaf_kl *k) {
+    const struct leaf_kl c = *k;
+    float acc[LANES] = {0}, e[BLOCK];
+    for (int64_t i = 0; i < n; i += BLOCK) {
+        int64_t m = n - i < BLOCK ? n - i : BLOCK;
+        float *s = zs + i;
+        const float *t = zt + i;
+        SIMD for (int64_t j = 0; j < m; j++) {
+            float p = vmath_exp(t[j] * c.inv_temp - c.tmax) * c.tinv, log_ratio = (t[j] - s[j]) * c.inv_temp - c.shift;
+            e[j] = p == 0 ? 0 : p * log_ratio; /* a teacher's -inf is no NaN here */
+        }
+        lanes_add(acc, e, m);
+        if (!c.grad) continue;
+        SIMD for (int64_t j = 0; j < m; j++) {
+            float p = vmath_exp(t[j] * c.inv_temp - c.tmax) * c.tinv,
+                  q = vmath_exp(s[j] * c.inv_temp - c.smax) * c.sinv;
+            s[j] = (q - p) * c.weight;
+        }
+    }
+    return fold(acc);
+}
+
+LEAF_FN void adamw(float *w, float *m, float *v, const float *g, int64_t n, const struct adamw_args *a) {
+    const float b1 = a->beta1, b2 = a->beta2, c1 = 1 - b1, c2 = 1 - b2, k1 = a->correction1, k2 = a->correction2;
+    const float eps = a->eps, lr = a->lr, decay = a->decay, gs = a->grad_scale;
+    SIMD for (int64_t i = 0; i < n; i++) {
+        float x = g[i] * gs;
+        m[i] = b1 * m[i] + c1 * x;
+        v[i] = b2 * v[i] + c2 * (x * x);
+        w[i] -= lr * ((m[i] / k1) / (sqrtf(v[i] / k2) + eps) + decay * w[i]);
+    }
+}
+
+LEAF_FN double sum_squares(const float *x, int64_t n) {
+    double acc[LANES] = {0};
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int l = 0; l < LANES; l++) acc[l] += (double)x[i + l] * (double)x[i + l];
+    for (int l = 0; i + l < n; l++) acc[l] += (double)x[i + l] * (double)x[i + l];
+    for (int d = LANES / 2; d; d /= 2)
+        for (int l = 0; l < d; l++) acc[l] += acc[l + d];
+    return acc[0];
+}
+LEAF_FN uint32_t amax(const float *x, int64_t n) {
+    uint32_t top = 0;
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t b = vmath_bits(x[i]) & 0x7fffffffu;
+        top = b > top ? b : top;
+    }
+    return top;
+}
+
+/* Scale a row of scores and mask what it does not see. */
+LANE_FN void visible(float *s, float factor, int32_t lo, int32_t hi) {
+    SIMD for (int32_t j = 0; j < ATTN_KEYS; j++) {
+        int in = (j >= lo) & (j < hi);
+        s[j] = in ? s[j] * factor : -INFINITY;
+    }
+}
+/* One key tile of the online softmax (Milakov & Gimelshein 2018): scores [rows, ATTN_KEYS] become exp(score - running maximum); the
+ * running maximum, sum and weighted values acc [rows, d] are rescaled. A row that saw nothing keeps -inf, 0, 0. */
+LEAF_FN void attn_softmax(const struct leaf_attn *t, float *s, float *top, float *sum, float *acc, int64_t d) {
+    for (int64_t r = 0; r < t->rows; r++) {
+        float *row = s + r * ATTN_KEYS, lanes[LANES] = {0};
+        visible(row, t->scale, t->lo[r], t->hi[r]);
+        float m = max(row, ATTN_KEYS);
+        m = top[r] > m ? top[r] : m;
+        float base = m == -INFINITY ? 0.0f : m;
+        SIMD for (int j = 0; j < ATTN_KEYS; j++) row[j] = vmath_exp(row[j] - base);
+        lanes_add(lanes, row, ATTN_KEYS);
+        float alpha = vmath_exp(top[r] - base);
+        sum[r] = sum[r] * alpha + fold(lanes);
+        top[r] = m;
+        if (alpha != 1.0f) scale(acc + r * d, d, alpha);
+    }
+}
+/* Scores -> probabilities p = exp(score - lse), and dp -> the gradient of the unscaled scores, p (dp - delta) scale. lse and delta of
+ * row r lie at r * stride. */
+LEAF_FN void attn_grad(const struct leaf_attn *t, float *s, float *dp, const float *lse, const float *delta,
+                       int64_t stride) {
+    for (int64_t r = 0; r < t->rows; r++) {
+        float *p = s + r * ATTN_KEYS, *g = dp + r * ATTN_KEYS, factor = t->scale;
+        float l = lse[r * stride], e = delta[r * stride];
+        int32_t lo = t->lo[r], hi = t->hi[r];
+        SIMD for (int32_t j = 0; j < ATTN_KEYS; j++) {
+            float x = vmath_exp(p[j] * factor - l), y = x * (g[j] - e) * factor;
+            int in = (j >= lo) & (j < hi);
+            p[j] = in ? x : 0.0f;
+            g[j] = in ? y : 0.0f;
+        }
+    }
+}
+
+const struct leaf LEAF_SET = {
+    .name = LEAF_NAME,
+#define LEAF(result, name, params) .name = name,
+#include "dev/leaf.def" // IWYU pragma: keep
+#undef LEAF
+};
