@@ -18,13 +18,14 @@ struct host_gemm {
 };
 
 enum {
-    WORK_A = GEMM_MR * GEMM_LDA,
+    WORK_A = GEMM_MA * GEMM_LDA,
     WORK_B = GEMM_KC * GEMM_NB,
-    /* tiles of a group: rows and columns round up to whole tiles, of any kernel */
-    WORK_STACK = GEMM_STACK * (GEMM_MG + GEMM_MR) * GEMM_NB,
-    WORK = WORK_A + WORK_B + WORK_STACK,
-    TILE_KC = 256, /* scratch of host_gemm_tile, on the stack */
-    TILE_NB = 128,
+    WORK_KEPT = GEMM_DEPTH * GEMM_MG * GEMM_NB,
+    WORK = WORK_A + WORK_B + WORK_KEPT,
+    /* scratch of host_gemm_tile, on the stack */
+    TILE_ROWS = 2 * GEMM_MR,
+    TILE_KC = 256,
+    TILE_NB = 64,
 };
 
 static enum status kernel_find(const char *name, const struct gemm_kernel **out) {
@@ -55,7 +56,7 @@ enum status host_gemm_open(const char *kernel, bool invariant, int threads, stru
     TM_GOTO(st, fail, mem_alloc(&g->buffer, (size_t)threads, WORK * sizeof(float)));
     for (int i = 0; i < threads; i++) {
         float *p = g->buffer + (size_t)i * WORK;
-        g->work[i] = (struct gemm_work){p, p + WORK_A, p + WORK_A + WORK_B, GEMM_KC, GEMM_NB};
+        g->work[i] = (struct gemm_work){p, p + WORK_A, p + WORK_A + WORK_B, GEMM_MA, GEMM_KC, kn->nb};
     }
     char blas[160];
     g->blas = !invariant && !kernel && gemm_blas_open(threads, blas, sizeof blas);
@@ -148,8 +149,8 @@ enum status host_gemm_run(struct host_gemm *g, const struct gemm_args *a) {
 
 void host_gemm_tile(const struct host_gemm *g, enum gemm_layout layout, int64_t m, int64_t n, int64_t k, const float *a,
                     int64_t lda, const float *b, int64_t ldb, float *c, int64_t ldc, int accumulate) {
-    _Alignas(64) float pa[WORK_A], pb[TILE_KC * TILE_NB];
-    const struct gemm_work w = {pa, pb, NULL, TILE_KC, TILE_NB};
+    _Alignas(64) float pa[TILE_ROWS * GEMM_LDA], pb[TILE_KC * TILE_NB];
+    const struct gemm_work w = {pa, pb, NULL, TILE_ROWS, TILE_KC, TILE_NB};
     const struct gemm_args args = {
         .layout = layout,
         .m = m,
