@@ -1,0 +1,39 @@
+/* The matrix product of the host: the numeric heart of "the same bytes on any grid".
+ *
+ * Definition. A leaf is, for each element of C, one chain acc = fma(a_k, b_k, acc), k rising, from +0 (from C when accumulating);
+ * the chain goes on through the terms of one segment. The leaves of the segments are added as a binary tree by position, (0,1)(2,3)..,
+ * then pairs of pairs; a segment that is empty in all terms contributes nothing: x + nothing = x. Then one add of the bias. So the
+ * bits do not depend on m, n, blocking, threads or vector width. NaN payloads are not part of the promise.
+ *
+ * All functions are Local. Addresses in the arguments (dptr.a) are host pointer values. C must not overlap A, B or the bias. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "dev/ops.h"
+
+struct host_gemm;
+
+/* Open with a kernel: NULL = the best for this CPU, or "portable", "avx2", "avx512".
+ * invariant: keep the definition above. Otherwise OpenBLAS serves where the build has it (segments then are one long k), unless a
+ * kernel is named. threads >= 1: OpenMP threads of a product; the workspaces (about 2.5 MiB a thread) are allocated here, once.
+ * *out is owned by the caller; one host_gemm runs one product at a time. Errors: UNSUPPORTED (the kernel is unknown or not for this
+ * CPU; threads < 1), MEMORY. */
+enum status host_gemm_open(const char *kernel, bool invariant, int threads, struct host_gemm **out);
+void host_gemm_close(struct host_gemm **g); /* sets *g to NULL; NULL is fine */
+
+/* One product as struct gemm_args says; m, n and any k may be 0. No allocation.
+ * Errors: SHAPE (sizes, row distances, segment boundaries, null addresses), UNSUPPORTED (accumulate with more than one segment). */
+enum status host_gemm_run(struct host_gemm *g, const struct gemm_args *a);
+
+/* One line for the log: which kernel serves, its tile, threads. The string lives as long as g. */
+const char *host_gemm_describe(const struct host_gemm *g);
+
+/* C[m,n] = (accumulate ? C : 0) continued by the one chain over k: a plain product of the caller's thread alone, with the same
+ * definition and the same kernel, whatever `invariant` says. Meant for tiles of 16..256 in each direction (any size works).
+ * May be called from many threads at once, inside an OpenMP region too; needs about 170 KiB of stack. Cannot fail: the caller
+ * guarantees lda >= k (m for TN), ldb >= k for NT, else n, ldc >= n. */
+void host_gemm_tile(const struct host_gemm *g, enum gemm_layout layout, int64_t m, int64_t n, int64_t k, const float *a,
+                    int64_t lda, const float *b, int64_t ldb, float *c, int64_t ldc, int accumulate);

@@ -1,0 +1,159 @@
+/* The kernels of one instruction set, written once over V (a vector of VW floats): a .c file defines GEMM_TARGET, V, VW, MR, NV, NB,
+ * V_ZERO, V_LOAD, V_STORE, V_SET1, V_FMA, V_ADD, for VW > 1 also V_ROWS, V_LO, V_HI, V_SHUF, and GEMM_NAME(x), then includes this.
+ *
+ * A tile keeps rows x NV vectors of C in registers; each lane is one chain acc = fma(a_k, b_k, acc). */
+
+/* No include guard: one inclusion per kernel file. IWYU pragma: private */
+#include <stdint.h>
+#include <string.h>
+
+#include "dev/host_gemm_kernel.h"
+
+#if defined(__clang__)
+#define GEMM_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define GEMM_UNROLL _Pragma("GCC unroll 16")
+#endif
+#define GEMM_INLINE static inline __attribute__((always_inline)) GEMM_TARGET
+
+enum { NR = NV * VW };
+
+GEMM_INLINE float *slot(const struct gemm_tile *t, int i) {
+    return i < SLOT_KEPT ? t->slot[0] + i * (MR * NR) : t->slot[1] + (i - SLOT_KEPT) * (MR * NR);
+}
+
+GEMM_INLINE void tile_rows(const int rows, const struct gemm_tile *t) {
+    const int64_t ldc = t->ldc;
+    V acc[MR][NV];
+    for (int s = 0; s < t->steps; s++) {
+        const struct gemm_step st = t->step[s];
+        if (st.load) {
+            GEMM_UNROLL for (int i = 0; i < rows; i++) GEMM_UNROLL for (int j = 0; j < NV; j++) acc[i][j] =
+                V_LOAD(t->c + i * ldc + j * VW);
+        } else {
+            GEMM_UNROLL for (int i = 0; i < rows; i++) GEMM_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = V_ZERO();
+        }
+        const float *a = t->a + st.k0, *b = t->b + (int64_t)st.k0 * NR;
+        for (int k = st.k0; k < st.k1; k++, a++, b += NR) {
+            V bv[NV];
+            GEMM_UNROLL for (int j = 0; j < NV; j++) bv[j] = V_LOAD(b + j * VW);
+            GEMM_UNROLL for (int i = 0; i < rows; i++) {
+                const V av = V_SET1(a[i * GEMM_LDA]);
+                GEMM_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = V_FMA(av, bv[j], acc[i][j]);
+            }
+        }
+        for (int d = 0; d < st.adds; d++) {
+            const float *p = slot(t, st.add[d]);
+            GEMM_UNROLL for (int i = 0; i < rows; i++) GEMM_UNROLL for (int j = 0; j < NV; j++) acc[i][j] =
+                V_ADD(V_LOAD(p + i * NR + j * VW), acc[i][j]);
+        }
+        if (st.last && t->bias) {
+            GEMM_UNROLL for (int i = 0; i < rows; i++) GEMM_UNROLL for (int j = 0; j < NV; j++) acc[i][j] =
+                V_ADD(acc[i][j], V_LOAD(t->bias + j * VW));
+        }
+        float *out = st.to == SLOT_C ? t->c : slot(t, st.to);
+        const int64_t ld = st.to == SLOT_C ? ldc : NR;
+        GEMM_UNROLL for (int i = 0; i < rows; i++) GEMM_UNROLL for (int j = 0; j < NV; j++)
+            V_STORE(out + i * ld + j * VW, acc[i][j]);
+    }
+}
+
+#define TILE(rows) \
+    static GEMM_TARGET void tile##rows(const struct gemm_tile *t) { tile_rows(rows, t); }
+TILE(1)
+TILE(2)
+TILE(3)
+TILE(4)
+#if MR > 4
+TILE(5)
+TILE(6)
+#endif
+#if MR > 6
+TILE(7)
+TILE(8)
+TILE(9)
+TILE(10)
+TILE(11)
+TILE(12)
+#endif
+#if MR > 12
+TILE(13)
+TILE(14)
+#endif
+#undef TILE
+
+static GEMM_TARGET void copy(const float *src, int64_t lds, int64_t rows, int64_t cols, float *dst, int64_t ldd) {
+    if (cols == NR) { /* a row of a B panel */
+        for (int64_t r = 0; r < rows; r++)
+            GEMM_UNROLL for (int j = 0; j < NV; j++) V_STORE(dst + r * ldd + j * VW, V_LOAD(src + r * lds + j * VW));
+        return;
+    }
+    for (int64_t r = 0; r < rows; r++) memcpy(dst + r * ldd, src + r * lds, (size_t)cols * sizeof *dst);
+}
+
+#if VW > 1
+/* VW rows and 4*quads columns. Loads go row by row (each vector takes 4 columns of the rows r, r+4, ...), so that a cache line is
+ * done with before the next: rows at a power-of-two distance share one L1 set. */
+GEMM_INLINE void transpose_quads(const int quads, const float *src, int64_t lds, float *dst, int64_t ldd) {
+    V v[4][VW / 4];
+    GEMM_UNROLL for (int r = 0; r < 4; r++) GEMM_UNROLL for (int q = 0; q < quads; q++) v[r][q] =
+        V_ROWS(src + r * lds + 4 * q, 4 * lds);
+    GEMM_UNROLL for (int q = 0; q < quads; q++) {
+        const V a = V_LO(v[0][q], v[1][q]), b = V_LO(v[2][q], v[3][q]);
+        const V c = V_HI(v[0][q], v[1][q]), d = V_HI(v[2][q], v[3][q]);
+        float *p = dst + 4 * q * ldd;
+        V_STORE(p, V_SHUF(a, b, 0x44));
+        V_STORE(p + ldd, V_SHUF(a, b, 0xEE));
+        V_STORE(p + 2 * ldd, V_SHUF(c, d, 0x44));
+        V_STORE(p + 3 * ldd, V_SHUF(c, d, 0xEE));
+    }
+}
+#endif
+
+static GEMM_TARGET void transpose(const float *src, int64_t lds, int64_t rows, int64_t cols, float *dst, int64_t ldd) {
+    int64_t r = 0;
+#if VW > 1
+    for (; cols >= 4 && r + VW <= rows; r += VW) {
+        int64_t c = 0;
+        for (; c + VW <= cols; c += VW) transpose_quads(VW / 4, src + r * lds + c, lds, dst + c * ldd + r, ldd);
+        for (; c + 4 <= cols; c += 4) transpose_quads(1, src + r * lds + c, lds, dst + c * ldd + r, ldd);
+        /* the last columns once more with their left neighbours: no read past the row */
+        if (c < cols) transpose_quads(1, src + r * lds + cols - 4, lds, dst + (cols - 4) * ldd + r, ldd);
+    }
+#endif
+    for (; r < rows; r++)
+        for (int64_t c = 0; c < cols; c++) dst[c * ldd + r] = src[r * lds + c];
+}
+
+static const struct gemm_kernel kernel_ = {
+    .name = GEMM_NAME,
+    .mr = MR,
+    .nr = NR,
+    .nb = NB,
+    .tile =
+        {
+            NULL,
+            tile1,
+            tile2,
+            tile3,
+            tile4,
+#if MR > 4
+            tile5,
+            tile6,
+#endif
+#if MR > 6
+            tile7,
+            tile8,
+            tile9,
+            tile10,
+            tile11,
+            tile12,
+#endif
+#if MR > 12
+            tile13,
+            tile14,
+#endif
+        },
+    .copy = copy,
+    .transpose = transpose,
+};
