@@ -118,13 +118,14 @@ static enum status check(const struct gemm_args *a) {
 
 /* Cut C into tm x tn blocks for tm * tn <= threads: the cheapest in tile work of the largest block plus its share of packing. */
 static void split(const struct host_gemm *g, const struct gemm_args *a, int *tm, int *tn) {
+    const double wake = 1 << 20; /* multiply-adds worth waking a thread for: about 10 us */
     int64_t best = INT64_MAX, k = 0;
     for (int t = 0; t < a->terms; t++) k += a->term[t].k[a->segments];
-    *tm = *tn = 1;
-    if ((double)a->m * (double)a->n * (double)k < 1e5) return; /* below the cost of waking threads */
+    const double work = (double)a->m * (double)a->n * (double)k / wake;
+    const int threads = work < g->threads ? (work < 1 ? 1 : (int)work) : g->threads;
     const int64_t panels = size_ceil_div(a->n, g->kernel->nr);
-    for (int i = 1; i <= g->threads; i++) {
-        const int j = g->threads / i;
+    for (int i = 1; i <= threads; i++) {
+        const int j = threads / i;
         const int64_t rows = size_ceil_div(a->m, i), cols = size_ceil_div(panels, j) * g->kernel->nr;
         const int64_t cost = rows * cols + 8 * cols + 4 * rows;
         if (cost < best) best = cost, *tm = i, *tn = j;
@@ -135,7 +136,7 @@ enum status host_gemm_run(struct host_gemm *g, const struct gemm_args *a) {
     TM_TRY(check(a));
     if (a->m == 0 || a->n == 0) return TM_OK;
     if (g->blas && gemm_blas_run(a, g->threads)) return TM_OK;
-    int tm, tn;
+    int tm = 1, tn = 1;
     split(g, a, &tm, &tn);
     const int64_t nr = g->kernel->nr, panels = size_ceil_div(a->n, nr);
 #pragma omp parallel for num_threads(tm *tn) if (tm * tn > 1) schedule(static, 1)

@@ -11,7 +11,7 @@ struct plan {
     int leaves;
     int segment[OPS_MAX_SEGMENTS]; /* of each leaf */
     int merges[OPS_MAX_SEGMENTS];  /* waiting sums to add after this leaf, topmost first */
-    int64_t k[OPS_MAX_SEGMENTS], longest, all;
+    int64_t k[OPS_MAX_SEGMENTS], all;
 };
 
 /* A stretch of packed k: the pieces of the factors that fill it, and the steps of a tile. */
@@ -48,7 +48,6 @@ static void plan_tree(const struct gemm_args *a, struct plan *p) {
             p->segment[p->leaves] = j;
             p->k[p->leaves++] = k;
         }
-        p->longest = size_max(p->longest, k);
         p->all += k;
         bool carry = k > 0;
         int l = 0;
@@ -231,12 +230,13 @@ void gemm_block(const struct gemm_kernel *kn, const struct gemm_args *a, int64_t
         block_empty(a, m0, m1, n0, n1);
         return;
     }
-    /* Sums are kept from one superblock to the next for so many rows at a time. */
-    const int64_t mg = p.leaves > 1 && p.all > w->kc ? GEMM_MG / kn->mr * kn->mr : m1 - m0;
+    /* Sums that wait from one superblock to the next: for so many rows at a time. */
+    const bool keep = p.leaves > 1 && p.all > w->kc;
+    const int64_t mg = keep ? GEMM_MG / kn->mr * kn->mr : m1 - m0;
     struct gemm_work mine = *w;
-    if (mg == m1 - m0 && p.all <= w->kc) mine.kept = NULL;
-    /* Few rows: a smaller block of B, so that it is still in L1 when it is used. */
-    if (m1 - m0 <= 2 * kn->mr) mine.nb = (int)size_min(mine.nb, 2 * kn->nr);
+    if (!keep) mine.kept = NULL;
+    /* Few rows: transpose less of B at a time, so that it is still in L1 when it is used. */
+    if (a->layout == GEMM_NT && m1 - m0 <= 2 * kn->mr) mine.nb = (int)size_min(mine.nb, 2 * kn->nr);
     for (int64_t n = n0; n < n1; n += mine.nb) {
         const int64_t ne = size_min(n + mine.nb, n1);
         for (int64_t m = m0; m < m1; m += mg) {
