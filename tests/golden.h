@@ -17,7 +17,7 @@ static inline const char *golden_root(void) {
 }
 
 struct golden {
-    char path[640];
+    char path[1024];
     char *bytes;
     size_t n;
     json_t *header;

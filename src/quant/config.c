@@ -45,7 +45,7 @@ static int by_text(const void *a, const void *b) { return strcmp(*(const char *c
 
 /* The texts, sorted, as an array. They are borrowed; json is NULL when memory ran out. */
 static enum status sorted_array(const char **texts, size_t n, json_t **out) {
-    qsort(texts, n, sizeof *texts, by_text);
+    if (n) qsort(texts, n, sizeof *texts, by_text);
     json_t *a = json_array();
     for (size_t i = 0; i < n; i++)
         if (json_array_append_new(a, json_string(texts[i]))) {

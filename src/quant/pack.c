@@ -111,7 +111,7 @@ static enum status find_linear(const struct quant_pack *p, const struct by_name 
 static enum status add_params(struct quant_pack *p, const struct quant_param *params, size_t nparams,
                               struct by_name *index, size_t n, enum dtype source) {
     for (size_t i = 0; i < n; i++) index[i] = (struct by_name){p->linears[i].name, (int)i};
-    qsort(index, n, sizeof *index, compare);
+    if (n) qsort(index, n, sizeof *index, compare);
     size_t quantized = 0, placed = 0;
     for (size_t i = 0; i < n; i++) quantized += p->linears[i].weight != QUANT_NONE;
     for (size_t i = 0; i < nparams; i++) {
