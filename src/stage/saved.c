@@ -1,6 +1,7 @@
 /* Checkpoints of stages, and the run's history. */
 #include "stage/saved.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/file.h"
@@ -142,7 +143,7 @@ static enum status share_finished_all(struct stage_run *r) {
         json_decref(r->finished);
         st = json_read_buffer(copy, (size_t)n, "history", &r->finished);
     }
-    json_free(text);
+    free(text); /* jansson allocates with malloc */
     mem_free(&copy);
     return par_agree_all(st);
 }
