@@ -178,7 +178,7 @@ enum status stage_run_deck_all(const struct stage_options *o) {
 }
 
 /* --- results ------------------------------------------------------------------------------------------------------------------ */
-static json_t *stage_object(struct stage_run *r, const struct deck_stage *s) {
+json_t *stage_results_of(struct stage_run *r, const struct deck_stage *s) {
     json_t *all = json_object_get(r->results, "stages"), *one = json_object_get(all, s->name);
     if (!one) {
         one = json_object();
@@ -191,7 +191,7 @@ static json_t *stage_object(struct stage_run *r, const struct deck_stage *s) {
 enum status stage_result(struct stage_run *r, const struct deck_stage *s, const char *name, double value,
                          const char *unit) {
     if (par_rank() != 0) return TM_OK;
-    json_object_set_new(stage_object(r, s), name, json_real(value));
+    json_object_set_new(stage_results_of(r, s), name, json_real(value));
     printf("%s.%s = %.9g%s%s\n", s->name, name, value, *unit ? " " : "", unit);
     fflush(stdout);
     return TM_OK;
@@ -199,7 +199,7 @@ enum status stage_result(struct stage_run *r, const struct deck_stage *s, const 
 
 enum status stage_result_text(struct stage_run *r, const struct deck_stage *s, const char *name, const char *value) {
     if (par_rank() != 0) return TM_OK;
-    json_object_set_new(stage_object(r, s), name, json_string(value));
+    json_object_set_new(stage_results_of(r, s), name, json_string(value));
     printf("%s.%s = %s\n", s->name, name, value);
     fflush(stdout);
     return TM_OK;
