@@ -62,7 +62,7 @@ static enum status open_source(const struct deck_stage *s, const struct deck_dat
     case DATA_TEXT: break;
     }
     TM_TRY(stage_open_tokenizer(s, &t));
-    enum status st = data_source_text(x->path, DATA_SPLIT_BLANK, t, d->eos ? tok_eos(t) : -1, out);
+    enum status st = data_source_text(x->path, DATA_SPLIT_BLANK, x->text_key, t, d->eos ? tok_eos(t) : -1, out);
     tok_close(&t);
     return st;
 }
