@@ -67,11 +67,11 @@ static enum status open_source(const struct deck_stage *s, const struct deck_dat
     return st;
 }
 
-enum status stage_open_data(const struct deck_stage *s, const struct deck_dataset *d, int64_t vocab,
-                            struct data_set **out, int64_t *rows) {
+static enum status open_data(const struct deck_stage *s, const struct deck_dataset *d, int64_t vocab,
+                             struct data_set **out, int64_t *rows) {
     struct data_member *member;
     enum status st = TM_OK;
-    bool rows_only = true, learns = s->kind == DECK_KIND_train || s->kind == DECK_KIND_distill;
+    bool rows_only = true, learns = d == s->dataset && (s->kind == DECK_KIND_train || s->kind == DECK_KIND_distill);
     *out = NULL;
     TM_TRY(mem_alloc(&member, (size_t)d->sources.n, sizeof *member));
     int n = 0;
@@ -141,13 +141,14 @@ static enum status load_ckpt_all(struct stage_run *r, struct ckpt *c, struct mod
     return st;
 }
 
-enum status stage_open_set_all(struct stage_run *r, const struct deck_stage *s, struct data_set **out, int64_t *rows) {
+enum status stage_open_set_all(struct stage_run *r, const struct deck_stage *s, const struct deck_dataset *d,
+                               struct data_set **out, int64_t *rows) {
     char dir[4096];
     struct model_config c = {0};
     (void)r;
     enum status st = model_dir(s, dir, sizeof dir);
     if (st == TM_OK) st = model_config_read(dir, &c);
-    if (st == TM_OK) st = stage_open_data(s, s->dataset, c.vocab, out, rows);
+    if (st == TM_OK) st = open_data(s, d, c.vocab, out, rows);
     model_config_free(&c);
     return par_agree_all(st);
 }
