@@ -30,7 +30,7 @@ static enum status read_optional(const struct hub_model *h, const char *name, co
     return hub_read_i64(h, e, NULL, *out);
 }
 
-static enum status open_token_file(const char *path, struct data_source **out) {
+enum status stage_open_token_file(const char *path, struct data_source **out) {
     struct hub_model *h;
     const struct hub_entry *e;
     int64_t *ids = NULL, *mask = NULL, *labels = NULL;
@@ -58,7 +58,7 @@ static enum status open_source(const struct deck_stage *s, const struct deck_dat
         return data_source_mock((uint64_t)(d->seed ? d->seed : s->run.seed), 1024, size_max(2, d->seq_length), vocab,
                                 -1, out);
     case DATA_INDEX: return data_source_index(x->path, out);
-    case DATA_ROWS: return open_token_file(x->path, out);
+    case DATA_ROWS: return stage_open_token_file(x->path, out);
     case DATA_TEXT: break;
     }
     TM_TRY(stage_open_tokenizer(s, &t));

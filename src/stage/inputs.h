@@ -12,6 +12,9 @@ enum status stage_open_tokenizer(const struct deck_stage *s, struct tok **out);
 enum status stage_open_set_all(struct stage_run *r, const struct deck_stage *s, const struct deck_dataset *d,
                                struct data_set **out, int64_t *rows);
 
+/* A token file (safetensors: integer input_ids [B, T]; attention_mask and labels where wanted) as a source of rows. Local. */
+enum status stage_open_token_file(const char *path, struct data_source **out);
+
 /* Where a model's weights come from. */
 struct stage_model {
     struct model *m;
