@@ -25,7 +25,7 @@ SANFLAGS.asan := -fsanitize=address,undefined -fno-sanitize-recover=undefined -f
 SANFLAGS.tsan := -fsanitize=thread
 # -ffp-contract=off: sums and products are what the source says; fma is written where it is meant.
 CFLAGS_ALL := -std=c11 -D_GNU_SOURCE $(OPT) -fPIC -fopenmp -ffp-contract=off -fno-math-errno -fno-trapping-math $(WARN) $(SANFLAGS.$(SAN)) \
-              -Isrc -MMD -MP -DTEMPER_VERSION='"$(VERSION)"' $(DEPS_CFLAGS) $(CFLAGS)
+              -Isrc -MMD -MP $(DEPS_CFLAGS) $(CFLAGS)
 LDFLAGS_ALL := $(SANFLAGS.$(SAN)) -fopenmp $(LDFLAGS)
 LIBS    := $(DEPS_LIBS) -ldl -lm
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
@@ -68,10 +68,13 @@ $(BUILD)/src/dev/%.o: OPT += -O3
 # Changed flags rebuild everything of this build.
 $(BUILD)/flags: FORCE
 	@mkdir -p $(BUILD)
-	@echo '$(filter-out -DTEMPER_VERSION=%,$(CFLAGS_ALL))' | cmp -s - $@ || echo '$(filter-out -DTEMPER_VERSION=%,$(CFLAGS_ALL))' > $@
+	@echo '$(CFLAGS_ALL)' | cmp -s - $@ || echo '$(CFLAGS_ALL)' > $@
+# The version lives in one object file, renewed when `git describe` says something else.
+$(BUILD)/version: FORCE
+	@echo '$(VERSION)' | cmp -s - $@ || echo '$(VERSION)' > $@
+$(BUILD)/src/base/version.o: CFLAGS_ALL += -DTEMPER_VERSION='"$(VERSION)"'
+$(BUILD)/src/base/version.o: $(BUILD)/version
 FORCE:
-$(BUILD)/src/main.o: FORCE_VERSION
-FORCE_VERSION: ;
 
 config.mk: scripts/configure
 	@scripts/configure > $@.tmp && mv $@.tmp $@

@@ -7,6 +7,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "base/version.h"
 #include "ckpt/ckpt.h"
 #include "quant/format.h"
 #include "stage/tools.h"
@@ -109,7 +110,7 @@ static enum status run_command(const struct stage_options *o, const struct comma
     struct str s = {0};
     *finished = true;
     if (c->help) return print(str_printf(&s, "%s", usage), &s);
-    if (c->version) return print(str_printf(&s, "temper %s\n", TEMPER_VERSION), &s);
+    if (c->version) return print(str_printf(&s, "temper %s\n", version_string()), &s);
     if (c->help_deck) return print(deck_help(*c->help_deck ? c->help_deck : NULL, &s), &s);
     if (c->list) return print(stage_list(c->list, &s), &s);
     if (c->inspect) return print(ckpt_inspect(c->inspect, &s), &s);
