@@ -92,7 +92,8 @@ run/austen-text/emma.txt:
 
 # --- running and testing ------------------------------------------------------------------------------------------------
 TESTS ?=
-.PHONY: all setup configure austen-text prove run test test-all test-tools lint format help info clean install FORCE
+
+.PHONY: all setup configure austen-text prove run test test-all lint format help info clean install FORCE
 
 run: ## set up, build, and run the main job on $(NP) ranks
 	@scripts/setup
@@ -103,6 +104,11 @@ run: ## set up, build, and run the main job on $(NP) ranks
 test: ## set up, build, run all tests of tier 1: make test [TESTS=t3]
 	@scripts/setup
 	@$(MAKE) --no-print-directory prove TIER=1
+test-all: ## tier 2 too, then all of tier 1 with clang and with address and undefined sanitizers
+	@scripts/setup
+	@$(MAKE) --no-print-directory prove TIER=2
+	@command -v clang >/dev/null && $(MAKE) --no-print-directory prove CC=clang || echo "test-all: clang is not installed: skipped"
+	@$(MAKE) --no-print-directory prove SAN=asan
 prove: $(BUILD)/temper $(TESTB)
 	@ln -sfn $(BUILD)/temper temper
 	@scripts/run-tests $(BUILD) $(or $(TIER),1) $(TESTS)
