@@ -2,6 +2,7 @@
 #include "stage/report_html.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/mem.h"
@@ -87,7 +88,8 @@ static void quality_row(const struct report_rows *rows, int i, struct report_out
             report_printf(o, "<td class=\"n\" data-value=\"%.9g\">%s", row->value[c], cell);
         else
             report_printf(o, "<td class=\"n\">");
-        if (*change) report_printf(o, "<small>%s</small>", change);
+        if (*change) /* a minus as wide as the plus */
+            report_printf(o, "<small>%s%s</small>", *change == '-' ? "\u2212" : "", change + (*change == '-'));
         report_printf(o, "</td>");
     }
     report_printf(o, "</tr>\n");
@@ -134,25 +136,40 @@ static const struct {
                {"tokens", NULL, ""},
                {"skipped", NULL, ""}};
 
+static bool equal(double a, double b) { return a == b || (isnan(a) && isnan(b)); }
+
+/* Another curve of the stage with the same values, before or after x. */
+static const struct report_curve *twin(const struct report_curves *c, const struct report_curve *x, bool before) {
+    const struct report_curve *from = before ? c->v : x + 1, *to = before ? x : c->v + c->n;
+    for (const struct report_curve *y = from; y < to; y++) {
+        bool same = y->n == x->n && !strcmp(x->stage, y->stage);
+        for (size_t i = 0; same && i < x->n; i++) same = x->p[i].step == y->p[i].step && equal(x->p[i].y, y->p[i].y);
+        if (same) return y;
+    }
+    return NULL;
+}
+
 /* Says nothing of its own: a term that is not in the loss (all zero), or the loss's only term. */
 static bool redundant(const struct report_curves *c, const struct report_curve *x) {
     bool zero = x->n > 1;
     for (size_t i = 0; i < x->n; i++) zero &= x->p[i].y == 0;
-    if (zero) return true;
-    for (const struct report_curve *y = c->v; y < x; y++) {
-        bool same = y->n == x->n && !strcmp(x->stage, y->stage);
-        for (size_t i = 0; same && i < x->n; i++)
-            same = x->p[i].step == y->p[i].step && (x->p[i].y == y->p[i].y || (isnan(x->p[i].y) && isnan(y->p[i].y)));
-        if (same) return true;
-    }
-    return false;
+    return zero || twin(c, x, true);
 }
 
-static void curve(const struct report_curve *x, struct report_out *o) {
-    const char *title = x->metric, *unit = "";
+static int metric_of(const struct report_curve *x) {
     for (size_t k = 0; k < sizeof metrics / sizeof *metrics; k++)
-        if (!strcmp(x->metric, metrics[k].key)) title = metrics[k].title, unit = metrics[k].unit;
-    if (title) report_chart(o, title, unit, x->p, x->n);
+        if (!strcmp(x->metric, metrics[k].key)) return (int)k;
+    return -1;
+}
+
+static void curve(const struct report_curves *c, const struct report_curve *x, struct report_out *o) {
+    const struct report_curve *y = twin(c, x, false);
+    char title[96];
+    int k = metric_of(x), term = y ? metric_of(y) : -1;
+    if (k >= 0 && !metrics[k].title) return;
+    snprintf(title, sizeof title, "%s%s%s", k < 0 ? x->metric : metrics[k].title, term < 0 ? "" : " = ",
+             term < 0 ? "" : metrics[term].title);
+    report_chart(o, title, k < 0 ? "" : metrics[k].unit, x->p, x->n);
 }
 
 static void curves_of(const struct report_curves *c, const struct deck_stage *s, struct report_out *o) {
@@ -162,10 +179,10 @@ static void curves_of(const struct report_curves *c, const struct deck_stage *s,
         if (!any) {
             report_printf(o, "<section><h2>");
             report_escaped(o, s->name);
-            report_printf(o, " <span class=\"note\">%s, step by step</span></h2>\n<div class=\"charts\">\n", s->verb);
+            report_printf(o, " <span>%s, step by step</span></h2>\n<div class=\"charts\">\n", s->verb);
         }
         any = true;
-        curve(&c->v[i], o);
+        curve(c, &c->v[i], o);
     }
     if (any) report_printf(o, "</div></section>\n");
 }
@@ -227,12 +244,24 @@ static void tables_of(const char *owner, json_t *results, struct report_out *o) 
 }
 
 /* The stages in deck order, with what each said. */
-static void results_cell(const json_t *results, struct report_out *o) {
+static bool is_column(const char *name) {
+    static const char *const keys[] = {
+#define COLUMN(name, key, title, unit, change) key,
+        REPORT_COLUMNS(COLUMN)
+#undef COLUMN
+    };
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+        if (!strcmp(name, keys[i])) return true;
+    return false;
+}
+
+static void results_cell(const json_t *results, bool evaluate, struct report_out *o) {
     const char *name, *comma = "";
     json_t *v;
     report_printf(o, "<td class=\"wrap\">");
     json_object_foreach((json_t *)(uintptr_t)results, name, v) {
         if (json_is_object(v) || json_is_array(v) || !strcmp(name, "do") || !strcmp(name, "seconds")) continue;
+        if (evaluate && is_column(name)) continue; /* they are in the table above */
         report_printf(o, "%s", comma);
         report_escaped(o, name);
         report_printf(o, " ");
@@ -257,7 +286,7 @@ static void stages(const struct stage_run *r, struct report_out *o) {
         if (json_is_number(seconds)) report_printf(o, "%.2f", json_number_value(seconds));
         report_printf(o, "</td>");
         if (x)
-            results_cell(x, o);
+            results_cell(x, s->kind == DECK_KIND_evaluate, o);
         else
             report_printf(o, "<td class=\"wrap\">not run yet</td>");
         report_printf(o, "</tr>\n");

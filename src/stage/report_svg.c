@@ -3,7 +3,6 @@
 
 #include <math.h>
 #include <stdio.h>
-#include <string.h>
 
 enum { WIDTH = 340, HEIGHT = 176, LEFT = 46, RIGHT = 54, TOP = 12, BOTTOM = 22, DRAWN = 600 };
 
@@ -16,13 +15,29 @@ double report_axis_step(double lo, double hi, int marks) {
     return power * (m < 1.5 ? 1 : m < 3.5 ? 2 : m < 7.5 ? 5 : 10);
 }
 
-void report_axis_label(double x, char out[16]) {
-    snprintf(out, 16, fabs(x) >= 1e3 && fabs(x) < 1e6 ? "%.0f" : "%.4g", x);
-    char *e = strchr(out, 'e');
-    if (!e) return;
-    char *digits = e + 1 + (e[1] == '-' || e[1] == '+'), *to = e + 1 + (e[1] == '-');
-    while (*digits == '0' && digits[1]) digits++;
-    memmove(to, digits, strlen(digits) + 1);
+static int decimals(double step) {
+    double d = ceil(-log10(step) - 1e-9);
+    return d > 0 ? (int)fmin(d, 9) : 0;
+}
+
+void report_axis_label(double x, double step, double most, char out[16]) {
+    if (fabs(x) < 1e-9 * step) {
+        snprintf(out, 16, "0");
+    } else if (most < 1e-3 || most >= 1e6) {
+        int exponent = (int)floor(log10(most) + 1e-9);
+        double unit = pow(10, exponent);
+        snprintf(out, 16, "%.*fe%d", decimals(step / unit), x / unit, exponent);
+    } else {
+        snprintf(out, 16, "%.*f", decimals(step), x);
+    }
+}
+
+void report_value_label(double x, char out[16]) {
+    double m = fabs(x);
+    if (m > 0 && (m < 1e-3 || m >= 1e6))
+        report_axis_label(x, pow(10, floor(log10(m)) - 2), m, out);
+    else
+        snprintf(out, 16, m >= 1 ? "%.4g" : "%.3g", x);
 }
 
 static double x_at(const struct axes *a, double x) {
@@ -58,13 +73,13 @@ static void draw_axes(struct report_out *o, const struct axes *a, bool lone) {
     int marks = (int)lround((a->y1 - a->y0) / a->y_step);
     for (int i = 0; i <= marks; i++) {
         double y = a->y0 + i * a->y_step, at = y_at(a, y);
-        report_axis_label(fabs(y) < 1e-9 * a->y_step ? 0 : y, label);
+        report_axis_label(y, a->y_step, fmax(fabs(a->y0), fabs(a->y1)), label);
         report_printf(o, "<path class=\"grid\" d=\"M%d %.1fH%d\"/>", LEFT, at, WIDTH - RIGHT);
         report_printf(o, "<text class=\"tick end\" x=\"%d\" y=\"%.1f\">%s</text>\n", LEFT - 6, at + 3.5, label);
     }
     double first = lone ? a->x0 + 1 : ceil(a->x0 / a->x_step) * a->x_step;
     for (double x = first; x <= a->x1; x += lone ? 2 : a->x_step) {
-        report_axis_label(x, label);
+        report_axis_label(x, a->x_step, a->x1, label);
         report_printf(o, "<path class=\"mark\" d=\"M%.1f %dv4\"/>", x_at(a, x), HEIGHT - BOTTOM);
         report_printf(o, "<text class=\"tick mid\" x=\"%.1f\" y=\"%d\">%s</text>\n", x_at(a, x), HEIGHT - 5, label);
     }
@@ -127,7 +142,7 @@ void report_chart(struct report_out *o, const char *title, const char *unit, con
         report_printf(o, " over steps\">\n");
         draw_axes(o, &a, finite == 1);
         draw_curve(o, &a, p, n);
-        report_axis_label(p[last].y, label);
+        report_value_label(p[last].y, label);
         report_printf(o, "<circle class=\"dot\" cx=\"%.1f\" cy=\"%.1f\" r=\"2.5\"/>", x_at(&a, p[last].step),
                       y_at(&a, p[last].y));
         report_printf(o, "<text class=\"last\" data-value=\"%.9g\" x=\"%.1f\" y=\"%.1f\">%s</text>\n</svg>\n",

@@ -10,5 +10,8 @@ void report_chart(struct report_out *o, const char *title, const char *unit, con
 
 /* Round axis marks: *step is 1, 2 or 5 times a power of ten, about `marks` of them from lo to hi (lo < hi). */
 double report_axis_step(double lo, double hi, int marks);
-/* "0.25", "2e-4": at most 4 digits, no blanks. */
-void report_axis_label(double x, char out[16]);
+/* A mark's text: as many decimals as `step` needs, or ("1.5e-4") all with the exponent of `most`, the axis's largest magnitude, where that is
+ * below 1e-3 or from 1e6 on. */
+void report_axis_label(double x, double step, double most, char out[16]);
+/* A single value: "3.387e-3", "0.0571", "4.626". */
+void report_value_label(double x, char out[16]);

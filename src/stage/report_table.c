@@ -112,6 +112,7 @@ void report_table_text(const struct report_rows *rows, const struct report_recov
             text_cell(rows, row, &k[i], cell);
             report_printf(o, "  %*s", k[i].width, cell);
         }
+        while (o->st == TM_OK && o->text.p[o->text.len - 1] == ' ') o->text.p[--o->text.len] = 0;
         report_printf(o, "\n");
     }
     size_t before = o->text.len;
