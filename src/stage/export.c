@@ -1,10 +1,12 @@
 /* Stage export: a Hugging Face directory with packed weights and scales that inference engines load. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/str.h"
+#include "base/version.h"
 #include "hub/export.h"
 #include "hub/pretty.h"
 #include "quant/config.h"
@@ -118,7 +120,7 @@ static enum status quantization(const struct export *e, json_t **hf_quant) {
         (struct quant_linear){.name = "model.embed_tokens", .out = embed->shape[0], .in = embed->shape[1], .group = -1};
     memcpy(l + 1, q->linears, (size_t)q->n_linears * sizeof *l);
     enum status st =
-        quant_config(l, (size_t)q->n_linears + 1, q->kv, (size_t)q->n_kv, "temper", TEMPER_VERSION, hf_quant);
+        quant_config(l, (size_t)q->n_linears + 1, q->kv, (size_t)q->n_kv, "temper", version_string(), hf_quant);
     mem_free(&l);
     return st;
 }
@@ -152,7 +154,7 @@ static enum status write_provenance(const struct export *e, const char *dir) {
                             json_pack("{s:s, s:s}", "weight", origin[l->weight_from], "input",
                                       l->input == QUANT_NONE ? "weight-only" : origin[l->input_from]));
     }
-    json_object_set_new(o, "producer", json_pack("{s:s, s:s}", "name", "temper", "version", TEMPER_VERSION));
+    json_object_set_new(o, "producer", json_pack("{s:s, s:s}", "name", "temper", "version", version_string()));
     json_object_set_new(o, "stage", json_string(e->s->name));
     json_object_set_new(o, "scales", scales);
     enum status st = str_path(path, sizeof path, dir, "temper.json");
@@ -176,12 +178,23 @@ static enum status write_companions(const struct export *e, const char *dir) {
     return st;
 }
 
+/* Never write over the model that is being read. */
+static enum status refuse_source(const struct export *e) {
+    char *source = realpath(e->s->model.path, NULL), *target = realpath(e->s->dir, NULL);
+    bool same = source && target && !strcmp(source, target);
+    free(source);
+    free(target);
+    return same ? TM_FAIL(TM_ERR_DECK, "stage %s: dir = \"%s\" is the model's own directory", e->s->name, e->s->dir)
+                : TM_OK;
+}
+
 static enum status write_all(struct export *e) {
     const char *dir = e->s->dir;
     int64_t bytes = 0;
     enum status st = source_dtype(e);
     if (st == TM_OK) st = make_pack(e);
     if (st == TM_OK) st = make_plan(e);
+    if (st == TM_OK) st = refuse_source(e);
     TM_TRY(par_agree_all(st));
     TM_TRY(write_weights_all(e, dir));
     TM_TRY(par_agree_all(write_companions(e, dir)));
