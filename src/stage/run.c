@@ -174,7 +174,8 @@ static enum status run_stages_all(struct stage_run *r) {
         TM_TRY(par_agree_all(stage_report_write(r)));
     }
     log_set_stage("-");
-    return TM_OK;
+    TM_TRY(par_agree_all(stage_report_write(r))); /* also when an earlier start finished everything */
+    return par_agree_all(stage_report_print(r));
 }
 
 static enum status run_all(struct stage_run *r) {
