@@ -16,7 +16,8 @@ enum { TILE = ATTN_ROWS * ATTN_KEYS };
 
 static enum status check(int64_t b, int64_t t, int64_t hq, int64_t hkv, int64_t d, int64_t window) {
     if (b < 0 || t < 0 || hq < 0 || d < 1 || window < 0 || hkv < 0 || (hq && (hkv < 1 || hq % hkv)))
-        return TM_FAIL(TM_ERR_SHAPE, "batch %lld, length %lld, %lld heads over %lld KV heads of %lld, window %lld",
+        return TM_FAIL(TM_ERR_SHAPE,
+                       "attention: batch %lld, length %lld, %lld heads over %lld KV heads of %lld, window %lld",
                        (long long)b, (long long)t, (long long)hq, (long long)hkv, (long long)d, (long long)window);
     return TM_OK;
 }

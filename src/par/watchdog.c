@@ -19,7 +19,7 @@
 #include "par/room.h"
 
 static const double TURN_SECONDS = 3; /* mpirun needs 2 s to kill a rank that catches SIGTERM */
-enum { MAX_LINES = 64 };                /* of a report */
+enum { MAX_LINES = 64 };              /* of a report */
 
 struct peer {
     struct beat beat;

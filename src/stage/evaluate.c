@@ -39,11 +39,22 @@ static enum status open_all(struct eval *e) {
 
 static enum status make_passes(struct eval *e, struct train_pass **pass, struct train_pass **teacher) {
     struct model_shape shape = {.b = e->micro, .t = e->t};
-    struct train_pass_options o = {.name = "evaluate", .model = e->student.m, .shape = &shape, .hook = stage_quant_hook(&e->quant),
-                                   .head = TRAIN_HEAD_LOSS, .slots = 1, .invariant = e->r->invariant, .temperature = 1};
+    struct train_pass_options o = {.name = "evaluate",
+                                   .model = e->student.m,
+                                   .shape = &shape,
+                                   .hook = stage_quant_hook(&e->quant),
+                                   .head = TRAIN_HEAD_LOSS,
+                                   .slots = 1,
+                                   .invariant = e->r->invariant,
+                                   .temperature = 1};
     if (e->teacher.m) {
-        struct train_pass_options t = {.name = "teacher", .model = e->teacher.m, .shape = &shape, .slots = 1, .invariant = e->r->invariant,
-                                       .temperature = 1, .tag = 2};
+        struct train_pass_options t = {.name = "teacher",
+                                       .model = e->teacher.m,
+                                       .shape = &shape,
+                                       .slots = 1,
+                                       .invariant = e->r->invariant,
+                                       .temperature = 1,
+                                       .tag = 2};
         TM_TRY(train_pass_create(&t, NULL, teacher));
         o.teacher = *teacher;
     }
@@ -70,7 +81,8 @@ static enum status score_all(struct eval *e) {
     struct train_tally tally;
     enum status st = par_agree_all(make_passes(e, &pass, &teacher));
     if (st == TM_OK)
-        st = train_eval_all(&(struct train_eval){.pass = pass, .set = e->set, .micro = e->micro, .samples = e->rows}, &tally);
+        st = train_eval_all(&(struct train_eval){.pass = pass, .set = e->set, .micro = e->micro, .samples = e->rows},
+                            &tally);
     if (st == TM_OK) st = report(e, &tally);
     train_pass_destroy(&pass);
     train_pass_destroy(&teacher);
@@ -89,7 +101,10 @@ struct probing {
 static enum status add_hidden(struct probing *p, const char *name, bool here) {
     const struct eval *e = p->e;
     int64_t c = e->student.m->config.hidden;
-    struct tensor_desc d = {.dtype = DTYPE_f32, .rank = 3, .shape = {e->rows, e->t, c}, .box = {3, {p->row_lo, 0, 0}, {p->row_hi, e->t, c}}};
+    struct tensor_desc d = {.dtype = DTYPE_f32,
+                            .rank = 3,
+                            .shape = {e->rows, e->t, c},
+                            .box = {3, {p->row_lo, 0, 0}, {p->row_hi, e->t, c}}};
     if (!here) d.box.hi[0] = d.box.lo[0] = 0;
     TM_TRY(str_copy(d.name, sizeof d.name, name));
     return probe_add(&p->hidden, e->r->dev, &d, (dptr){0});
@@ -104,7 +119,11 @@ static enum status add_tensors(struct probing *p) {
     p->row_lo = size_min(e->rows, n * g->dp_rank / g->dp * e->micro);
     p->row_hi = size_min(e->rows, n * (g->dp_rank + 1) / g->dp * e->micro);
     tensor_axis_range(&m->axis_vocab, g->tp_rank, g->tp, &lo, &hi);
-    struct tensor_desc d = {.name = "logits", .dtype = DTYPE_f32, .rank = 3, .shape = {e->rows, e->t, v}, .box = {3, {p->row_lo, 0, lo}, {p->row_hi, e->t, hi}}};
+    struct tensor_desc d = {.name = "logits",
+                            .dtype = DTYPE_f32,
+                            .rank = 3,
+                            .shape = {e->rows, e->t, v},
+                            .box = {3, {p->row_lo, 0, lo}, {p->row_hi, e->t, hi}}};
     if (!m->last) d.box.hi[0] = d.box.lo[0] = 0;
     if (*e->s->logits_out) TM_TRY(probe_add(&p->logits, e->r->dev, &d, (dptr){0}));
     if (!*e->s->hidden_out) return TM_OK;
@@ -115,10 +134,13 @@ static enum status add_tensors(struct probing *p) {
     return add_hidden(p, "hidden.final", m->last);
 }
 
-static enum status keep(const struct probing *p, int slot, tape_val v, const struct probe *to, size_t i, int64_t row, int64_t rows, int64_t cols) {
+static enum status keep(const struct probing *p, int slot, tape_val v, const struct probe *to, size_t i, int64_t row,
+                        int64_t rows, int64_t cols) {
     int64_t per_row = p->e->t * cols;
     if (!to->data[i].a || v == TAPE_NONE) return TM_OK;
-    struct copy_args a = {.x = tape_address(p->pass->t, slot, v), .y = dptr_f32(to->data[i], (row - p->row_lo) * per_row), .bytes = (size_t)(rows * per_row) * 4};
+    struct copy_args a = {.x = tape_address(p->pass->t, slot, v),
+                          .y = dptr_f32(to->data[i], (row - p->row_lo) * per_row),
+                          .bytes = (size_t)(rows * per_row) * 4};
     return dev_copy(p->e->r->dev, &a);
 }
 
@@ -128,15 +150,22 @@ static enum status keep_micro_batch(void *context, int64_t micro_batch, int slot
     int64_t row = micro_batch * b->b, rows = size_min(b->b, p->e->rows - row), c = m->config.hidden;
     if (p->logits.n) TM_TRY(keep(p, slot, p->pass->logits, &p->logits, 0, row, rows, model_head(m)->rows));
     if (!p->hidden.n) return TM_OK;
-    for (int i = 0; i <= m->config.layers; i++) TM_TRY(keep(p, slot, p->layer_out[i], &p->hidden, (size_t)i, row, rows, c));
+    for (int i = 0; i <= m->config.layers; i++)
+        TM_TRY(keep(p, slot, p->layer_out[i], &p->hidden, (size_t)i, row, rows, c));
     return keep(p, slot, p->pass->io.final, &p->hidden, (size_t)m->config.layers + 1, row, rows, c);
 }
 
 static enum status prepare_probes(struct probing *p) {
     struct eval *e = p->e;
     struct model_shape shape = {.b = e->micro, .t = e->t, .keep_layers = true};
-    struct train_pass_options o = {.name = "probe", .model = e->student.m, .shape = &shape, .hook = stage_quant_hook(&e->quant),
-                                   .head = TRAIN_HEAD_LOGITS, .slots = 1, .invariant = e->r->invariant, .temperature = 1};
+    struct train_pass_options o = {.name = "probe",
+                                   .model = e->student.m,
+                                   .shape = &shape,
+                                   .hook = stage_quant_hook(&e->quant),
+                                   .head = TRAIN_HEAD_LOGITS,
+                                   .slots = 1,
+                                   .invariant = e->r->invariant,
+                                   .temperature = 1};
     TM_TRY(mem_alloc(&p->layer_out, (size_t)e->student.m->config.layers + 1, sizeof *p->layer_out));
     TM_TRY(train_pass_create(&o, p->layer_out, &p->pass));
     TM_TRY(train_pass_bind(&p->pass, 1));

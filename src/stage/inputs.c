@@ -19,7 +19,8 @@ enum status stage_open_tokenizer(const struct deck_stage *s, struct tok **out) {
 }
 
 /* A token file: a safetensors with integer input_ids [B, T], and attention_mask and labels where wanted. */
-static enum status read_optional(const struct hub_model *h, const char *name, const struct hub_entry *ids, int64_t **out) {
+static enum status read_optional(const struct hub_model *h, const char *name, const struct hub_entry *ids,
+                                 int64_t **out) {
     const struct hub_entry *e;
     *out = NULL;
     if (!hub_find(h, name)) return TM_OK;
@@ -46,13 +47,15 @@ static enum status open_token_file(const char *path, struct data_source **out) {
     return st;
 }
 
-static enum status open_source(const struct deck_stage *s, const struct deck_dataset *d, const struct deck_source *x, int64_t vocab,
-                               struct data_source **out) {
+static enum status open_source(const struct deck_stage *s, const struct deck_dataset *d, const struct deck_source *x,
+                               int64_t vocab, struct data_source **out) {
     enum data_kind kind;
     struct tok *t = NULL;
     TM_TRY(data_kind_of(x->path, &kind));
     switch (kind) {
-    case DATA_MOCK: return data_source_mock((uint64_t)(d->seed ? d->seed : s->run.seed), 1024, size_max(2, d->seq_length), vocab, -1, out);
+    case DATA_MOCK:
+        return data_source_mock((uint64_t)(d->seed ? d->seed : s->run.seed), 1024, size_max(2, d->seq_length), vocab,
+                                -1, out);
     case DATA_INDEX: return data_source_index(x->path, out);
     case DATA_ROWS: return open_token_file(x->path, out);
     case DATA_TEXT: break;
@@ -63,7 +66,8 @@ static enum status open_source(const struct deck_stage *s, const struct deck_dat
     return st;
 }
 
-enum status stage_open_data(const struct deck_stage *s, const struct deck_dataset *d, int64_t vocab, struct data_set **out, int64_t *rows) {
+enum status stage_open_data(const struct deck_stage *s, const struct deck_dataset *d, int64_t vocab,
+                            struct data_set **out, int64_t *rows) {
     struct data_member *member;
     enum status st = TM_OK;
     bool rows_only = true, learns = s->kind == DECK_KIND_train || s->kind == DECK_KIND_distill;
@@ -75,7 +79,10 @@ enum status stage_open_data(const struct deck_stage *s, const struct deck_datase
         member[n].weight = d->sources.n > 1 ? d->sources.v[n].weight : 0;
         if (st == TM_OK) rows_only = rows_only && data_source_kind(member[n].source) == DATA_ROWS;
     }
-    struct data_opts o = {.seq_length = d->seq_length, .seed = (uint64_t)(d->seed ? d->seed : s->run.seed), .vocab = vocab, .pad = -1,
+    struct data_opts o = {.seq_length = d->seq_length,
+                          .seed = (uint64_t)(d->seed ? d->seed : s->run.seed),
+                          .vocab = vocab,
+                          .pad = -1,
                           .shuffle = strcmp(d->shuffle, "auto") ? !strcmp(d->shuffle, "true") : learns && !rows_only,
                           .drop_partial = s->kind == DECK_KIND_calibrate};
     if (st == TM_OK) {
@@ -92,12 +99,14 @@ enum status stage_open_data(const struct deck_stage *s, const struct deck_datase
 /* --- models ------------------------------------------------------------------------------------------------------------------ */
 enum status stage_model_tensors(const struct model *m, struct ckpt_tensor **out, int *n) {
     TM_TRY(mem_alloc(out, (size_t)m->n_params, sizeof **out));
-    for (int i = 0; i < m->n_params; i++) (*out)[i] = (struct ckpt_tensor){.desc = m->param[i].desc, .data = m->param[i].master};
+    for (int i = 0; i < m->n_params; i++)
+        (*out)[i] = (struct ckpt_tensor){.desc = m->param[i].desc, .data = m->param[i].master};
     *n = m->n_params;
     return TM_OK;
 }
 
-static enum status create(struct stage_run *r, const char *dir, bool training, int64_t max_positions, struct model **out) {
+static enum status create(struct stage_run *r, const char *dir, bool training, int64_t max_positions,
+                          struct model **out) {
     struct model_config c;
     TM_TRY(model_config_read(dir, &c));
     struct model_options o = {.dev = r->dev, .grid = &r->grid, .training = training, .max_positions = max_positions};
@@ -135,7 +144,8 @@ static enum status load_ckpt_all(struct stage_run *r, const char *path, struct m
     return st;
 }
 
-enum status stage_open_model_all(struct stage_run *r, const struct deck_stage *s, bool training, int64_t max_positions, struct stage_model *out) {
+enum status stage_open_model_all(struct stage_run *r, const struct deck_stage *s, bool training, int64_t max_positions,
+                                 struct stage_model *out) {
     char dir[4096];
     int64_t step;
     *out = (struct stage_model){0};
@@ -145,7 +155,9 @@ enum status stage_open_model_all(struct stage_run *r, const struct deck_stage *s
         const struct deck_stage *from = &r->deck->stages.v[s->from_index];
         TM_TRY(stage_ckpt_dir(from, dir, sizeof dir));
         TM_TRY(ckpt_find_latest_all(dir, r->grid.world, out->weights, sizeof out->weights, &step));
-        if (step < 0) return TM_FAIL(TM_ERR_DATA, "stage %s takes the model of stage %s, but %s holds no checkpoint", s->name, from->name, dir);
+        if (step < 0)
+            return TM_FAIL(TM_ERR_DATA, "stage %s takes the model of stage %s, but %s holds no checkpoint", s->name,
+                           from->name, dir);
         return load_ckpt_all(r, out->weights, out->m);
     }
     TM_TRY(str_copy(out->weights, sizeof out->weights, dir));
@@ -153,7 +165,8 @@ enum status stage_open_model_all(struct stage_run *r, const struct deck_stage *s
     return par_agree_all(model_init(out->m, (uint64_t)s->run.seed, (float)s->model.init_std));
 }
 
-enum status stage_open_teacher_all(struct stage_run *r, const struct deck_stage *s, int64_t max_positions, struct stage_model *out) {
+enum status stage_open_teacher_all(struct stage_run *r, const struct deck_stage *s, int64_t max_positions,
+                                   struct stage_model *out) {
     const char *dir = *s->teacher.path ? s->teacher.path : s->model.path;
     *out = (struct stage_model){0};
     if (!*dir) return TM_FAIL(TM_ERR_DECK, "stage %s needs teacher.path", s->name);

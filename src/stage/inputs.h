@@ -8,7 +8,8 @@
 enum status stage_open_tokenizer(const struct deck_stage *s, struct tok **out);
 
 /* A data set of the deck. ids must be below vocab. *rows: samples to use (dataset.samples, else one pass). Local: the caller agrees. */
-enum status stage_open_data(const struct deck_stage *s, const struct deck_dataset *d, int64_t vocab, struct data_set **out, int64_t *rows);
+enum status stage_open_data(const struct deck_stage *s, const struct deck_dataset *d, int64_t vocab,
+                            struct data_set **out, int64_t *rows);
 
 /* Where a model's weights come from. */
 struct stage_model {
@@ -16,9 +17,11 @@ struct stage_model {
     char weights[4096]; /* HF directory or checkpoint */
 };
 /* The model that the stage takes: model.path, random_init, or what the stage `from` left. Collective over the world. */
-enum status stage_open_model_all(struct stage_run *r, const struct deck_stage *s, bool training, int64_t max_positions, struct stage_model *out);
+enum status stage_open_model_all(struct stage_run *r, const struct deck_stage *s, bool training, int64_t max_positions,
+                                 struct stage_model *out);
 /* The teacher: teacher.path, or model.path as it came. Collective over the world. */
-enum status stage_open_teacher_all(struct stage_run *r, const struct deck_stage *s, int64_t max_positions, struct stage_model *out);
+enum status stage_open_teacher_all(struct stage_run *r, const struct deck_stage *s, int64_t max_positions,
+                                   struct stage_model *out);
 void stage_close_model(struct stage_model *m);
 
 /* The model's parameters as checkpoint tensors (fp32 masters under their hub names); the caller frees the array with mem_free. Local. */

@@ -24,7 +24,10 @@ enum status probe_add(struct probe *p, struct dev *dev, const struct tensor_desc
 }
 
 static enum status produce_all(void *context, int tensor, int64_t row0, int64_t rows, int root, void *out) {
-    struct { struct par_boxes *boxes; const struct probe *p; } *c = context;
+    struct {
+        struct par_boxes *boxes;
+        const struct probe *p;
+    } *c = context;
     const struct tensor_desc *t = &c->p->desc[tensor];
     struct tensor_box want = tensor_box_whole(t->rank, t->shape);
     if (t->rank > 0) {
@@ -35,7 +38,10 @@ static enum status produce_all(void *context, int tensor, int64_t row0, int64_t 
 }
 
 static enum status write_all(struct probe *p, const char *dir, struct hub_plan **plan) {
-    struct { struct par_boxes *boxes; const struct probe *p; } c = {NULL, p};
+    struct {
+        struct par_boxes *boxes;
+        const struct probe *p;
+    } c = {NULL, p};
     struct hub_tensor *t;
     enum status st = mem_alloc(&t, p->n, sizeof *t);
     for (size_t i = 0; st == TM_OK && i < p->n; i++) {

@@ -19,8 +19,9 @@
 static enum status read_deck(const struct stage_options *o, struct str *text) {
     struct str report = {0};
     struct deck *d = NULL;
-    enum status st = o->sweep_point >= 0 ? deck_load_point(o->deck_path, o->sets, o->n_sets, o->sweep_point, &report, &d)
-                                         : deck_load(o->deck_path, o->sets, o->n_sets, &report, &d);
+    enum status st = o->sweep_point >= 0
+                         ? deck_load_point(o->deck_path, o->sets, o->n_sets, o->sweep_point, &report, &d)
+                         : deck_load(o->deck_path, o->sets, o->n_sets, &report, &d);
     if (report.len) fprintf(stderr, "%s", report.p);
     if (st == TM_OK) st = deck_echo(d, text);
     deck_free(d);
@@ -46,16 +47,26 @@ static enum status share_deck_all(struct stage_run *r) {
 static enum status refuse_unsupported(const struct deck *d) {
     for (int i = 0; i < d->stages.n; i++) {
         const struct deck_stage *s = &d->stages.v[i];
-        const struct { bool on; const char *what; } rows[] = {
-            {s->grid.cp > 1, "grid.cp (context parallelism)"}, {s->grid.sp, "grid.sp (sequence parallelism)"},
-            {s->grid.vpp > 1, "grid.vpp (interleaved pipelines)"}, {s->grid.ep > 1, "grid.ep (expert parallelism)"},
-            {s->grid.etp > 0, "grid.etp"}, {s->grid.pp_layout.n > 0, "grid.pp_layout"},
-            {!strcmp(s->numerics.compute, "bf16"), "numerics.compute = \"bf16\""}, {!strcmp(s->device.backend, "cuda"), "device.backend = \"cuda\""},
-            {s->teacher.ranks > 0 || s->teacher.grid.tp > 0 || s->teacher.grid.pp > 0 || s->teacher.grid.cp > 0, "a grid of the teacher's own"},
-            {s->optim.groups.n > 0, "optim.groups"}, {s->checkpoint.background, "checkpoint.background"},
-            {s->numerics.tp_segments != PAR_TP_SEGMENTS, "numerics.tp_segments other than 8"}};
+        const struct {
+            bool on;
+            const char *what;
+        } rows[] = {{s->grid.cp > 1, "grid.cp (context parallelism)"},
+                    {s->grid.sp, "grid.sp (sequence parallelism)"},
+                    {s->grid.vpp > 1, "grid.vpp (interleaved pipelines)"},
+                    {s->grid.ep > 1, "grid.ep (expert parallelism)"},
+                    {s->grid.etp > 0, "grid.etp"},
+                    {s->grid.pp_layout.n > 0, "grid.pp_layout"},
+                    {!strcmp(s->numerics.compute, "bf16"), "numerics.compute = \"bf16\""},
+                    {!strcmp(s->device.backend, "cuda"), "device.backend = \"cuda\""},
+                    {s->teacher.ranks > 0 || s->teacher.grid.tp > 0 || s->teacher.grid.pp > 0 || s->teacher.grid.cp > 0,
+                     "a grid of the teacher's own"},
+                    {s->optim.groups.n > 0, "optim.groups"},
+                    {s->checkpoint.background, "checkpoint.background"},
+                    {s->numerics.tp_segments != PAR_TP_SEGMENTS, "numerics.tp_segments other than 8"}};
         for (size_t k = 0; k < sizeof rows / sizeof *rows; k++)
-            if (rows[k].on) return TM_FAIL(TM_ERR_UNSUPPORTED, "stage %s: %s is not supported by this version", s->name, rows[k].what);
+            if (rows[k].on)
+                return TM_FAIL(TM_ERR_UNSUPPORTED, "stage %s: %s is not supported by this version", s->name,
+                               rows[k].what);
     }
     return TM_OK;
 }
@@ -67,12 +78,15 @@ static enum status make_grid_all(struct stage_run *r) {
     par_grid_destroy(&r->grid); /* the world alone, until the deck was known */
     TM_TRY(par_grid_create_all((int)g->tp, (int)g->cp, (int)g->pp, &r->grid));
     if (g->dp > 0 && g->dp != r->grid.dp)
-        return TM_FAIL(TM_ERR_DECK, "grid.dp = %lld, but %d ranks make %d data-parallel groups of tp %d x pp %d", (long long)g->dp, par_size(),
-                       r->grid.dp, r->grid.tp, r->grid.pp);
+        return TM_FAIL(TM_ERR_DECK, "grid.dp = %lld, but %d ranks make %d data-parallel groups of tp %d x pp %d",
+                       (long long)g->dp, par_size(), r->grid.dp, r->grid.tp, r->grid.pp);
     r->invariant = strcmp(wish, "false") && r->grid.invariant;
     if (!strcmp(wish, "true") && !r->invariant)
-        return TM_FAIL(TM_ERR_DECK, "numerics.grid_invariant = true needs grid.tp to be a power of two up to %d, not %d", PAR_TP_SEGMENTS, r->grid.tp);
-    if (!strcmp(wish, "auto") && !r->invariant) log_warn("grid.tp = %d is no power of two: results depend on the grid", r->grid.tp);
+        return TM_FAIL(TM_ERR_DECK,
+                       "numerics.grid_invariant = true needs grid.tp to be a power of two up to %d, not %d",
+                       PAR_TP_SEGMENTS, r->grid.tp);
+    if (!strcmp(wish, "auto") && !r->invariant)
+        log_warn("grid.tp = %d is no power of two: results depend on the grid", r->grid.tp);
     return TM_OK;
 }
 
@@ -86,7 +100,9 @@ static int threads_here(void) {
 
 static enum status open_device(struct stage_run *r) {
     bool guard = !strcmp(r->deck->device.backend, "guard");
-    struct dev_options o = {.backend = guard ? DEV_GUARD : DEV_HOST, .threads = (int)r->deck->device.threads, .invariant = r->invariant};
+    struct dev_options o = {.backend = guard ? DEV_GUARD : DEV_HOST,
+                            .threads = (int)r->deck->device.threads,
+                            .invariant = r->invariant};
     if (o.threads == 0) o.threads = threads_here();
     TM_TRY(dev_open(&o, &r->dev));
     log_info("device %s", dev_describe(r->dev));
@@ -137,8 +153,8 @@ static enum status run_all(struct stage_run *r) {
     TM_TRY(par_agree_all(open_run_dir(r)));
     TM_TRY(par_agree_all(open_device(r)));
     TM_TRY(par_watchdog_start(r->deck->limits.deadline_s));
-    log_info("temper %s ranks=%d tp=%d pp=%d dp=%d grid_invariant=%s run=%s", TEMPER_VERSION, par_size(), r->grid.tp, r->grid.pp, r->grid.dp,
-             r->invariant ? "yes" : "no", r->deck->run.dir);
+    log_info("temper %s ranks=%d tp=%d pp=%d dp=%d grid_invariant=%s run=%s", TEMPER_VERSION, par_size(), r->grid.tp,
+             r->grid.pp, r->grid.dp, r->invariant ? "yes" : "no", r->deck->run.dir);
     TM_TRY(run_stages_all(r));
     return r->o.profile ? stage_profile_all(r) : TM_OK;
 }
@@ -169,7 +185,8 @@ static json_t *stage_object(struct stage_run *r, const struct deck_stage *s) {
     return one;
 }
 
-enum status stage_result(struct stage_run *r, const struct deck_stage *s, const char *name, double value, const char *unit) {
+enum status stage_result(struct stage_run *r, const struct deck_stage *s, const char *name, double value,
+                         const char *unit) {
     if (par_rank() != 0) return TM_OK;
     json_object_set_new(stage_object(r, s), name, json_real(value));
     printf("%s.%s = %.9g%s%s\n", s->name, name, value, *unit ? " " : "", unit);

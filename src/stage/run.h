@@ -42,7 +42,8 @@ struct stage_run {
 enum status stage_run_deck_all(const struct stage_options *o);
 
 /* Results: kept for results.json (rank 0), and printed on stdout by rank 0 as "<stage>.<name> = <value> <unit>". Local. */
-enum status stage_result(struct stage_run *r, const struct deck_stage *s, const char *name, double value, const char *unit);
+enum status stage_result(struct stage_run *r, const struct deck_stage *s, const char *name, double value,
+                         const char *unit);
 enum status stage_result_text(struct stage_run *r, const struct deck_stage *s, const char *name, const char *value);
 
 /* "<run.dir>/ckpt/<nn>-<stage name>" */
