@@ -117,6 +117,13 @@ static inline void prod_reference(const struct prod *p, const int *order, float 
         }
 }
 
+/* As must() of tap.h, silent when it passes: for what runs thousands of times. */
+#define need(expr)                        \
+    do {                                  \
+        const enum status need_ = (expr); \
+        if (need_ != TM_OK) must(need_);  \
+    } while (0)
+
 /* Run on a copy of C. */
 static inline enum status prod_run(const struct prod *p, struct host_gemm *g, float *c) {
     struct gemm_args a = p->a;

@@ -284,6 +284,7 @@ static void random_texts(void) {
         tok_close(&t);
         bytes[at] = old;
     }
+    ok(opened > 0 && opened < 400, "%d of 400 damaged files still open", opened);
     is_int(mem_bytes(), before, "damaged files leak nothing");
     mem_free(&bytes);
 }

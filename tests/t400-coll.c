@@ -16,7 +16,7 @@ static void reductions(void) {
     is_int(x[1], p - 1, "max");
     is_int(x[2], 1 - p, "min");
     is_int(x[3], (1 << p) - 1, "or of one bit each");
-    double m[5] = {(double)r, r == p - 1 ? NAN : 1e300, -1.5 - r, r ? -INFINITY : -1e-310, r ? -0.0 : 0.0};
+    double m[5] = {(double)r, r == p - 1 ? -NAN : 1e300, -1.5 - r, r ? -INFINITY : -1e-310, r ? -0.0 : 0.0};
     must(par_reduce_f64_max(grid.world, m, 5));
     ok(m[0] == p - 1 && isnan(m[1]) && m[2] == -1.5, "f64 max: value, NaN wins, negative");
     ok(m[3] == -1e-310 && m[4] == 0 && !signbit(m[4]), "f64 max: subnormal over -inf, +0 over -0");

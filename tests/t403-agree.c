@@ -20,9 +20,9 @@ static void pattern(int code) {
     if (mine != TM_OK) (void)TM_FAIL(mine, "%s here", status_name(mine));
     enum status all = par_agree_all(mine);
     snprintf(text, sizeof text, "%s", status_message());
-    snprintf(want, sizeof want, guilty == par_rank() ? "" : "rank %d: ", guilty);
-    strcat(want, status_name(status_of[worst]));
-    strcat(want, " here");
+    char prefix[16] = "";
+    if (guilty != par_rank()) snprintf(prefix, sizeof prefix, "rank %d: ", guilty);
+    snprintf(want, sizeof want, "%s%s here", prefix, status_name(status_of[worst]));
     ok(all == status_of[worst] && (worst == 0 || !strcmp(text, want)), "%d%d%d%d: %s \"%s\"", kind[0],
        p > 1 ? kind[1] : 0, p > 2 ? kind[2] : 0, p > 3 ? kind[3] : 0, status_name(all), worst ? text : "");
 }

@@ -15,7 +15,7 @@ static void argmax(void) {
         5.0f,                       /* a tie: rank 0's index */
         r == p - 1 ? -1.0f : -2.0f, /* negative values */
         r ? 0.0f : -0.0f,           /* zeros of both signs tie */
-        r == 1 ? NAN : 1e30f,       /* NaN wins */
+        r == 1 ? -NAN : 1e30f,      /* NaN wins */
         -INFINITY,                  /* rank 0 has no columns */
         r ? -1e-40f : -INFINITY,    /* subnormal */
         7.0f,                       /* a tie; the last rank has the lowest index */

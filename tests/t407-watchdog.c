@@ -1,6 +1,6 @@
 /* TEST ranks=1,3 tier=1 */
 /* par/: a healthy job under the watchdog ends as without it. With arguments it is the job that t408 watches:
- * t407-watchdog DEADLINE RANK sleep|stop. */
+ * t407-watchdog DEADLINE RANK sleep|stop, or with RANK STATUS one that aborts. */
 #include <signal.h>
 #include <unistd.h>
 
@@ -23,6 +23,10 @@ static int hang(double deadline, int guilty, bool stop) {
 
 int main(int argc, char **argv) {
     if (tap_mpi_start(&argc, &argv)) return 1;
+    if (argc == 3) {
+        if (par_rank() == atoi(argv[1])) par_abort((enum status)atoi(argv[2]));
+        sleep(60);
+    }
     if (argc == 4) return hang(atof(argv[1]), atoi(argv[2]), !strcmp(argv[3], "stop"));
     is_status(par_watchdog_start(-1), TM_ERR_DECK);
     is_status(par_watchdog_start(NAN), TM_ERR_DECK);

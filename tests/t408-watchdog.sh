@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # TEST ranks=3 tier=1 limit=60
-# The watchdog ends a job in which one rank never comes, within the deadline, with exit code 22, and names that rank.
+# The watchdog ends a job in which one rank never comes, within the deadline, with exit code 22, and names that rank. par_abort ends all.
 set -u
 n=0 bad=0
 ok() { # ok STATUS TEXT
@@ -31,5 +31,10 @@ ok $? "one report"
 ok $? "the other two wait"
 trial 2 stop '^error rank=0 .*watchdog: rank 2 is silent for [0-9.]+ s; last: stage=ptq step=3 operation="forward"'
 trial 0 stop '^error rank=1 .*watchdog: rank 0 is silent for [0-9.]+ s; last: stage=ptq step=3'
+for code in 15 75 0; do # 0 would look like success: an internal error (30) instead
+    log=$(mpirun -np "$RANKS" "$BUILD/tests/t407-watchdog" 1 $code 2>&1)
+    rc=$?
+    ok $((rc != (code ? code : 30))) "par_abort($code): exit code $rc"
+done
 echo "1..$n"
 exit $bad

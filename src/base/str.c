@@ -95,6 +95,14 @@ enum status str_copy(char *out, size_t cap, const char *text) {
     return TM_OK;
 }
 
+enum status str_prefix(char *text, size_t cap, const char *prefix) {
+    size_t n = strlen(text), k = strlen(prefix);
+    if (n + k >= cap) return TM_FAIL(TM_ERR_INTERNAL, "\"%s%s\" is longer than %zu characters", prefix, text, cap - 1);
+    memmove(text + k, text, n + 1);
+    memcpy(text, prefix, k);
+    return TM_OK;
+}
+
 enum status str_path(char *out, size_t cap, const char *dir, const char *name) {
     int n = name[0] == '/' || !dir[0] ? snprintf(out, cap, "%s", name)
                                       : snprintf(out, cap, "%s%s%s", dir, dir[strlen(dir) - 1] == '/' ? "" : "/", name);

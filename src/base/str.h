@@ -23,5 +23,7 @@ bool str_glob(const char *pattern, const char *text);
 int str_distance(const char *a, const char *b);
 /* Copy into a fixed buffer; raises INTERNAL with both texts named when it does not fit. */
 enum status str_copy(char *out, size_t cap, const char *text);
+/* Put `prefix` in front of the text in a fixed buffer; raises INTERNAL when it does not fit. */
+enum status str_prefix(char *text, size_t cap, const char *prefix);
 /* Join directory and name with one '/', unless `name` is absolute. */
 enum status str_path(char *out, size_t cap, const char *dir, const char *name);

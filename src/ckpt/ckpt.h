@@ -100,7 +100,7 @@ enum status ckpt_load_all(struct ckpt *c, struct dev *dev, const struct ckpt_ten
 enum status ckpt_verify(struct ckpt *c);
 
 /* Content hashes: sum modulo 2^64 over all elements of hash_element(name, row-major global index, bits as stored), and a term per tensor for
- * dtype and shape: any partition gives the same sum. About 2e8 elements a second and thread. */
+ * dtype and shape: any partition gives the same sum. About 1e8 elements a second and thread. */
 /* The elements of one box of a tensor, `bytes` a row-major array of it in desc->dtype (desc->box is not read). Local. */
 uint64_t ckpt_hash_box(const struct tensor_desc *desc, const struct tensor_box *box, const void *bytes);
 /* The term of a tensor's dtype and shape. Local. */

@@ -9,17 +9,25 @@
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "data goes to disk as it lies in memory");
 
-/* --- errors: the library's stack is kept silent, its innermost message goes into ours ---------------------------------------- */
+/* --- errors: the library prints nothing; the innermost message of its first failure goes into ours -------------------------------- */
 
-static herr_t innermost(unsigned depth, const H5E_error2_t *e, void *text) {
-    if (depth == 0) snprintf(text, 256, "%s: %s", e->func_name ? e->func_name : "?", e->desc ? e->desc : "?");
+static _Thread_local char reason_[256];
+
+static herr_t innermost(unsigned depth, const H5E_error2_t *e, void *unused) {
+    (void)unused;
+    if (depth == 0)
+        snprintf(reason_, sizeof reason_, "%s: %s", e->func_name ? e->func_name : "?", e->desc ? e->desc : "?");
     return 0;
 }
 
+/* Called by the library when a call of ours fails; the next call would clear its stack. */
+static herr_t record(hid_t stack, void *unused) {
+    (void)unused;
+    return reason_[0] ? 0 : H5Ewalk2(stack, H5E_WALK_UPWARD, innermost, NULL);
+}
+
 static enum status h5_fail(const char *what, const char *path) {
-    char why[256] = "no reason given";
-    H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, innermost, why);
-    return TM_FAIL(TM_ERR_IO, "cannot %s %s: HDF5: %s", what, path, why);
+    return TM_FAIL(TM_ERR_IO, "cannot %s %s: HDF5: %s", what, path, reason_[0] ? reason_ : "no reason given");
 }
 
 /* --- types ----------------------------------------------------------------------------------------------------------------- */
@@ -105,7 +113,8 @@ static bool describe(hid_t set, const struct ckpt_entry *e, const struct tensor_
 /* --- files ----------------------------------------------------------------------------------------------------------------- */
 
 static hid_t create_file(const char *path) {
-    H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
+    reason_[0] = 0;
+    H5Eset_auto2(H5E_DEFAULT, record, NULL);
     hid_t access = H5Pcreate(H5P_FILE_ACCESS);
     if (access < 0) return -1;
     H5Pset_alignment(access, 1 << 16, 4096);

@@ -6,6 +6,7 @@
 
 #include "base/file.h"
 #include "base/hash.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "base/size.h"
 #include "ckpt/open.h"
@@ -236,6 +237,7 @@ static enum status load_tensor(struct ckpt *c, struct dev *dev, const struct ckp
 
 enum status ckpt_load_all(struct ckpt *c, struct dev *dev, const struct ckpt_tensor *tensors, int n) {
     enum status st = TM_OK;
+    par_note(log_stage(), ckpt_step(c), "checkpoint load");
     for (int i = 0; st == TM_OK && i < n; i++) st = load_tensor(c, dev, &tensors[i]);
     return par_agree_all(st);
 }

@@ -176,6 +176,7 @@ enum status ckpt_save_all(const struct ckpt_save_args *a, struct ckpt_saved *inf
     double start = clock_seconds();
     struct save s = {.a = a, .mine = -1};
     bool first = par_group_rank(a->grid->world) == 0;
+    par_note(log_stage(), a->step, "checkpoint save");
     TM_TRY(par_agree_all(set_names(&s)));
     TM_TRY(ckpt_plan_gather_all(a->tensors, a->n, a->dev != NULL, a->grid->world, &s.t));
     enum status st = par_agree_all(

@@ -51,16 +51,15 @@ enum status data_blend_create(const double *weights, size_t n, struct data_blend
             return TM_FAIL(TM_ERR_DECK, "source %zu has weight %g: expected a positive number", k, weights[k]);
         sum += weights[k];
     }
+    for (size_t k = 0; k < n; k++)
+        if (weights[k] / sum * DATA_BLEND_SLOTS < 1)
+            return TM_FAIL(TM_ERR_DECK, "source %zu has weight %g of a sum of %g: expected at least 1/%d of it", k,
+                           weights[k], sum, DATA_BLEND_SLOTS);
     enum status st;
     TM_GOTO(st, fail, mem_alloc(&out->source, DATA_BLEND_SLOTS, sizeof *out->source));
     TM_GOTO(st, fail, mem_alloc(&out->ordinal, DATA_BLEND_SLOTS, sizeof *out->ordinal));
     TM_GOTO(st, fail, mem_alloc(&out->count, n, sizeof *out->count));
     fill_pattern(out, weights, n, sum);
-    for (size_t k = 0; k < n; k++)
-        if (out->count[k] == 0)
-            TM_GOTO(st, fail,
-                    TM_FAIL(TM_ERR_DECK, "source %zu has weight %g of a sum of %g: expected at least 1/%d of it", k,
-                            weights[k], sum, DATA_BLEND_SLOTS));
     return TM_OK;
 fail:
     data_blend_free(out);

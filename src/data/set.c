@@ -380,8 +380,10 @@ enum status data_describe(struct data_set *s, int64_t first, int64_t count, stru
     if (first < 0 || count < 0 || first > INT64_MAX - count)
         return TM_FAIL(TM_ERR_DECK, "samples %lld + %lld: expected numbers >= 0", (long long)first, (long long)count);
     json_t *sources = json_array(), *rows = json_array();
-    for (size_t i = 0; i < s->n; i++) json_array_append_new(sources, describe_source(&s->members[i]));
     enum status st = describe_rows(s, first, count, rows);
+    for (size_t i = 0; i < s->n; i++)
+        if (json_array_append_new(sources, describe_source(&s->members[i])) != 0 && st == TM_OK)
+            st = TM_FAIL(TM_ERR_DATA, "source %zu: its name is not UTF-8 or memory is short", i);
     json_t *root = json_pack("{s:I,s:I,s:b,s:b,s:b,s:b,s:I,s:o,s:o}", "seq_length", (json_int_t)o->seq_length, "seed",
                              (json_int_t)o->seed, "shuffle", o->shuffle, "drop_partial", o->drop_partial,
                              "reset_documents", o->reset_documents, "mask_documents", o->mask_documents, "vocab",

@@ -88,7 +88,7 @@ static enum status next_line(struct lines *l, const char **line, size_t *n) {
             return TM_FAIL(TM_ERR_DATA, "%s: the line at byte %lld is longer than %d bytes", l->path,
                            (long long)(l->offset + (int64_t)l->begin), MAX_LINE);
         scanned = have;
-        memmove(l->buffer.p, p, have * (l->buffer.p != NULL)); /* what is open moves to the front */
+        if (have) memmove(l->buffer.p, p, have); /* what is open moves to the front */
         l->offset += (int64_t)l->begin;
         l->begin = 0;
         l->buffer.len = have;

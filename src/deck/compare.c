@@ -24,6 +24,15 @@ static enum status add(struct comparison *c, const char *key, const char *was, c
     return deck_pool_text(&out->owned, now, strlen(now), &d->now);
 }
 
+/* The kinds of a stage that was and is; NULL = there is none. */
+static enum status add_kinds(struct comparison *c, const char *key, const struct deck_stage *a,
+                             const struct deck_stage *b, enum deck_resume resume) {
+    char was[64] = "", now[64] = "";
+    if (a) snprintf(was, sizeof was, "\"%s\"", a->verb);
+    if (b) snprintf(now, sizeof now, "\"%s\"", b->verb);
+    return add(c, key, was, now, resume);
+}
+
 static enum status compare_table(struct comparison *c, const struct table *t, const void *a, const void *b,
                                  const char *prefix);
 
@@ -71,18 +80,18 @@ static enum status compare_table(struct comparison *c, const struct table *t, co
     return TM_OK;
 }
 
-/* A data set that both use (when one uses none, `data` or `eval_data` differs and says so). */
+/* A data set that both use (otherwise `data` or `eval_data` differs and says so). */
 static enum status compare_set(struct comparison *c, const struct deck_dataset *a, const struct deck_dataset *b) {
     char prefix[160];
     bool renamed;
-    if (!a || !b) return TM_OK;
+    if (!a || !b || strcmp(a->name, b->name) != 0) return TM_OK;
     snprintf(prefix, sizeof prefix, "datasets.%.128s.", b->name);
     return compare_table(c, deck_key_find(deck_table_stage(), "datasets", &renamed)->table, a, b, prefix);
 }
 
 static enum status compare_stage(struct comparison *c, const struct deck_stage *a, const struct deck_stage *b) {
     const struct table *t = deck_table_stage();
-    if (a->kind != b->kind) return add(c, "do", a->verb, b->verb, DECK_SAME);
+    if (a->kind != b->kind) return add_kinds(c, "do", a, b, DECK_SAME);
     for (int i = 0; i < t->n; i++)
         if (deck_key_used(&t->keys[i], b->kind, NULL))
             TM_TRY(compare_key(c, &t->keys[i], deck_field(&t->keys[i], a), deck_field(&t->keys[i], b), ""));
@@ -104,11 +113,11 @@ static enum status compare_decks(const struct deck *a, const struct deck *b, str
         if (was)
             TM_TRY(compare_stage(&c, was, now));
         else
-            TM_TRY(add(&c, "", "", now->verb, DECK_FREE)); /* what comes after it says `from` */
+            TM_TRY(add_kinds(&c, "", NULL, now, DECK_FREE)); /* those after it say `from` */
     }
     for (int i = 0; i < a->stages.n; i++) {
         c.stage = a->stages.v[i].name;
-        if (!find_stage(b, c.stage)) TM_TRY(add(&c, "", a->stages.v[i].verb, "", DECK_WARN));
+        if (!find_stage(b, c.stage)) TM_TRY(add_kinds(&c, "", &a->stages.v[i], NULL, DECK_WARN));
     }
     return TM_OK;
 }

@@ -85,9 +85,10 @@ struct deck_texts {
  * an included file), run.dir to the working directory.
  * sets[i] = "group.key=value", "stage.key=value" or "stages.stage.key=value" (list members by index: losses[0].weight)
  * override the file; the value is deck syntax, or else taken as a string.
+ * Local.
  * *report gets every error and warning, one a line, sorted by line ("inputs/x.cfg:14: optim.lr = \"fast\": expected float > 0");
  * NULL = not wanted. On TM_OK it holds warnings only. The status message is the first error and how many more there are.
- * The caller frees *out with deck_free; it is NULL on errors. Errors: DECK, MEMORY. */
+ * The caller frees *out with deck_free; it is NULL on errors. Errors: DECK; MEMORY; IO (no working directory). */
 enum status deck_load(const char *path, const char *const *sets, int n_sets, struct str *report, struct deck **out);
 /* The same from text in memory; `name` goes into messages, paths are relative to base_dir. */
 enum status deck_parse(const char *text, const char *name, const char *base_dir, const char *const *sets, int n_sets,

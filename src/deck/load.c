@@ -50,6 +50,16 @@ static enum status check_use(const struct reader *r, const struct deck_stage *st
     return TM_OK;
 }
 
+/* Outputs that are not set have relative defaults. */
+static enum status resolve_outputs(const struct reader *r, struct deck_stage *stage) {
+    const struct table *t = deck_table_stage();
+    for (int i = 0; i < t->n; i++) {
+        const char **field = deck_field(&t->keys[i], stage);
+        if (t->keys[i].type == KEY_OUTPUT && **field && **field != '/') TM_TRY(deck_path(r, r->run_dir, *field, field));
+    }
+    return TM_OK;
+}
+
 static enum status load_stage(const struct reader *r, const struct deck *deck, const config_setting_t *s, int i,
                               struct deck_stage *stage) {
     char prefix[160];
@@ -64,6 +74,7 @@ static enum status load_stage(const struct reader *r, const struct deck *deck, c
     else
         snprintf(prefix, sizeof prefix, "stages[%d].", i);
     TM_TRY(deck_parse_table(r, deck_table_stage(), s, stage, prefix, true));
+    TM_TRY(resolve_outputs(r, stage));
     stage->index = i;
     stage->line = (int)config_setting_source_line(s);
     stage->kind = DECK_KINDS;

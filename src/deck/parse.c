@@ -21,11 +21,14 @@ enum status deck_print_setting(const config_setting_t *s, struct str *out) {
     }
 }
 
+static bool is_int(const config_setting_t *s) {
+    return config_setting_type(s) == CONFIG_TYPE_INT || config_setting_type(s) == CONFIG_TYPE_INT64;
+}
+
 /* Report that `s` is not what the key takes. */
 static enum status refuse(const struct reader *r, const struct key *k, const config_setting_t *s, const char *prefix) {
     struct str value = {0}, expected = {0};
-    if (config_setting_type(s) == CONFIG_TYPE_INT && deck_report_has_source_error(r->report, s))
-        return TM_OK; /* an integer that wrapped, which was said */
+    if (is_int(s) && deck_report_has_source_error(r->report, s)) return TM_OK; /* it wrapped, which was said */
     enum status st = deck_print_setting(s, &value);
     if (st == TM_OK) st = deck_key_print_expected(k, &expected);
     if (st == TM_OK)
@@ -76,10 +79,6 @@ static enum status keep_text(const struct reader *r, const struct key *k, const 
 }
 
 /* --- plain values --- */
-static bool is_int(const config_setting_t *s) {
-    return config_setting_type(s) == CONFIG_TYPE_INT || config_setting_type(s) == CONFIG_TYPE_INT64;
-}
-
 static bool read_int(const struct key *k, const config_setting_t *s, int64_t *out) {
     if (!is_int(s)) return false;
     int64_t v = config_setting_type(s) == CONFIG_TYPE_INT ? config_setting_get_int(s) : config_setting_get_int64(s);

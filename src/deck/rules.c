@@ -59,6 +59,14 @@ static enum status broken(const struct check *c, const char *key, const char *fm
                              is_stages ? "." : "", key, text);
 }
 
+/* The same for a text value. */
+static enum status broken_text(const struct check *c, const char *key, const char *value, const char *expected) {
+    bool is_own;
+    const config_setting_t *at = find(c, key, &is_own);
+    return deck_report_error(c->report, at ? at : c->own, "%s.%s = \"%s\": expected %s", c->stage->name, key, value,
+                             expected);
+}
+
 static bool is_power_of_two(int64_t n) { return n > 0 && !(n & (n - 1)); }
 
 /* --- groups --- */
@@ -183,8 +191,8 @@ static enum status find_from(const struct check *c) {
     if (s->kind == DECK_KIND_convert || !strcmp(s->from, "model")) return TM_OK;
     if (*s->from) {
         while (i >= 0 && strcmp(v[i].name, s->from)) i--;
-        if (i < 0) return broken(c, "from", "\"%s\" is no earlier stage and not \"model\"", s->from);
-        if (v[i].kind == DECK_KIND_convert) return broken(c, "from", "stage \"%s\" leaves no model", s->from);
+        if (i < 0) return broken_text(c, "from", s->from, "an earlier stage or \"model\"");
+        if (v[i].kind == DECK_KIND_convert) return broken_text(c, "from", s->from, "a stage that has a model");
     } else {
         while (i >= 0 && (v[i].kind == DECK_KINDS || v[i].kind == DECK_KIND_convert)) i--;
     }
@@ -197,15 +205,14 @@ static enum status find_from(const struct check *c) {
 static enum status find_dataset(const struct check *c, const char *key, const char *name,
                                 const struct deck_dataset **out) {
     struct str names = {0};
-    enum status st = TM_OK;
     *out = NULL;
     if (!*name) return TM_OK;
+    enum status st = str_printf(&names, c->stage->datasets.n ? "one of the data sets:" : "a data set (there is none)");
     for (int i = 0; i < c->stage->datasets.n; i++) {
         if (!strcmp(c->stage->datasets.v[i].name, name)) *out = &c->stage->datasets.v[i];
-        if (st == TM_OK) st = str_printf(&names, "%s%s", i ? ", " : "", c->stage->datasets.v[i].name);
+        if (st == TM_OK) st = str_printf(&names, " %s", c->stage->datasets.v[i].name);
     }
-    if (st == TM_OK && !*out)
-        st = broken(c, key, "\"%s\" is no data set; there are: %s", name, names.len ? names.p : "none");
+    if (st == TM_OK && !*out) st = broken_text(c, key, name, names.p);
     str_free(&names);
     return st;
 }

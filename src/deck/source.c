@@ -8,6 +8,16 @@
 
 #include "deck/table.h"
 
+/* libconfig's words for a syntax error, and what is usually behind them. */
+static const char *syntax_hint(const char *error) {
+    if (strstr(error, "mismatched"))
+        return "; an array [ ] holds one type (0.0 and 0.5, not 0 and 0.5), a list ( ) any";
+    if (strstr(error, "syntax"))
+        return " here or just before; settings end in ';', no comma after the last member of a list, names have no "
+               "dots";
+    return "";
+}
+
 enum status deck_source_parse(const char *text, config_t *tree, struct report *report, bool *good) {
     size_t before = report->n;
     TM_TRY(deck_source_scan(text, NULL, report));
@@ -17,9 +27,10 @@ enum status deck_source_parse(const char *text, config_t *tree, struct report *r
         *good = true;
         return TM_OK;
     }
-    if (report->n != before && strstr(config_error_text(tree), "include")) return TM_OK; /* said by the scan */
-    return deck_report_error_line(report, config_error_file(tree), config_error_line(tree), "%s",
-                                  config_error_text(tree));
+    const char *error = config_error_text(tree);
+    if (report->n != before && strstr(error, "include")) return TM_OK; /* said by the scan */
+    return deck_report_error_line(report, config_error_file(tree), config_error_line(tree), "%s%s", error,
+                                  syntax_hint(error));
 }
 
 /* --- names in a --set: components between dots, each with an optional [index] --- */
@@ -172,19 +183,40 @@ static config_setting_t *descend(const config_t *tree, config_setting_t *at, con
     return p->index[p->n - 1] < 0 ? at : NULL;
 }
 
-/* The value of a --set as the only setting of `tree`: deck syntax, or else a string. */
-static enum status parse_value(const char *text, config_t *tree) {
+/* The value of a --set as the only setting of `tree`: deck syntax, or else a string. What opens a list, array or group is
+ * meant as deck syntax: then *good is false when it is none. */
+static enum status parse_value(const char *text, config_t *tree, bool *good) {
     struct str s = {0};
     enum status st = str_printf(&s, "v = %s;", text);
-    bool good = st == TM_OK && *text != '@' && config_read_string(tree, s.p) &&
-                config_setting_length(config_root_setting(tree)) == 1;
+    *good = st == TM_OK && *text != '@' && config_read_string(tree, s.p) &&
+            config_setting_length(config_root_setting(tree)) == 1;
     str_free(&s);
-    if (st != TM_OK || good) return st;
+    if (st != TM_OK || *good || (*text && strchr("([{", *text))) return st;
     config_destroy(tree);
     config_init(tree);
     config_setting_t *v = config_setting_add(config_root_setting(tree), "v", CONFIG_TYPE_STRING);
-    if (!v || !config_setting_set_string(v, text)) return TM_FAIL(TM_ERR_MEMORY, "--set %s", text);
+    *good = v && config_setting_set_string(v, text);
     return TM_OK;
+}
+
+/* Put the value (the part behind '=') into a group. `said` is "--set key=value". */
+static enum status set_value(config_setting_t *group, const char *name, const char *text, const char *said,
+                             struct report *report) {
+    bool good;
+    size_t before = report->n;
+    config_t value;
+    config_init(&value);
+    enum status st = parse_value(text, &value, &good);
+    const config_setting_t *v = good ? config_lookup(&value, "v") : NULL;
+    if (st == TM_OK && !v) {
+        const char *error = config_error_text(&value) ? config_error_text(&value) : "more than one value";
+        st = deck_report_error_set(report, said, "%s%s", error, syntax_hint(error));
+    }
+    if (v && config_setting_type(v) != CONFIG_TYPE_STRING) st = deck_source_scan(text, said, report);
+    if (v && st == TM_OK && report->n == before && !put(group, name, v, said))
+        st = deck_report_error_set(report, said, "not a name that a deck may have");
+    config_destroy(&value);
+    return st;
 }
 
 enum status deck_source_set(config_t *tree, const char *set, void **pool, struct report *report) {
@@ -201,13 +233,5 @@ enum status deck_source_set(config_t *tree, const char *set, void **pool, struct
     config_setting_t *start = path_start(tree, &p, &first, &reason);
     config_setting_t *group = start ? descend(tree, start, &p, first, said, &reason) : NULL;
     if (!group) return deck_report_error_set(report, said, "%s", reason);
-    config_t value;
-    config_init(&value);
-    st = parse_value(equals + 1, &value);
-    config_setting_t *v = st == TM_OK ? config_lookup(&value, "v") : NULL;
-    if (v && config_setting_type(v) != CONFIG_TYPE_STRING) st = deck_source_scan(equals + 1, said, report);
-    if (v && st == TM_OK && !put(group, p.name[p.n - 1], v, said))
-        st = deck_report_error_set(report, said, "not a name that a deck may have");
-    config_destroy(&value);
-    return st;
+    return set_value(group, p.name[p.n - 1], equals + 1, said, report);
 }

@@ -18,13 +18,14 @@ struct host_gemm {
 };
 
 enum {
-    WORK_A = GEMM_MR * GEMM_LDA,
+    WORK_A = GEMM_MA * GEMM_LDA,
     WORK_B = GEMM_KC * GEMM_NB,
-    /* tiles of a group: rows and columns round up to whole tiles, of any kernel */
-    WORK_STACK = GEMM_STACK * (GEMM_MG + GEMM_MR) * GEMM_NB,
-    WORK = WORK_A + WORK_B + WORK_STACK,
-    TILE_KC = 256, /* scratch of host_gemm_tile, on the stack */
-    TILE_NB = 128,
+    WORK_KEPT = GEMM_DEPTH * GEMM_MG * GEMM_NB,
+    WORK = WORK_A + WORK_B + WORK_KEPT,
+    /* scratch of host_gemm_tile, on the stack */
+    TILE_ROWS = 2 * GEMM_MR,
+    TILE_KC = 256,
+    TILE_NB = 64,
 };
 
 static enum status kernel_find(const char *name, const struct gemm_kernel **out) {
@@ -55,7 +56,7 @@ enum status host_gemm_open(const char *kernel, bool invariant, int threads, stru
     TM_GOTO(st, fail, mem_alloc(&g->buffer, (size_t)threads, WORK * sizeof(float)));
     for (int i = 0; i < threads; i++) {
         float *p = g->buffer + (size_t)i * WORK;
-        g->work[i] = (struct gemm_work){p, p + WORK_A, p + WORK_A + WORK_B, GEMM_KC, GEMM_NB};
+        g->work[i] = (struct gemm_work){p, p + WORK_A, p + WORK_A + WORK_B, GEMM_MA, GEMM_KC, kn->nb};
     }
     char blas[160];
     g->blas = !invariant && !kernel && gemm_blas_open(threads, blas, sizeof blas);
@@ -117,13 +118,14 @@ static enum status check(const struct gemm_args *a) {
 
 /* Cut C into tm x tn blocks for tm * tn <= threads: the cheapest in tile work of the largest block plus its share of packing. */
 static void split(const struct host_gemm *g, const struct gemm_args *a, int *tm, int *tn) {
+    const double wake = 1 << 20; /* multiply-adds worth waking a thread for: about 10 us */
     int64_t best = INT64_MAX, k = 0;
     for (int t = 0; t < a->terms; t++) k += a->term[t].k[a->segments];
-    *tm = *tn = 1;
-    if ((double)a->m * (double)a->n * (double)k < 1e5) return; /* below the cost of waking threads */
+    const double work = (double)a->m * (double)a->n * (double)k / wake;
+    const int threads = work < g->threads ? (work < 1 ? 1 : (int)work) : g->threads;
     const int64_t panels = size_ceil_div(a->n, g->kernel->nr);
-    for (int i = 1; i <= g->threads; i++) {
-        const int j = g->threads / i;
+    for (int i = 1; i <= threads; i++) {
+        const int j = threads / i;
         const int64_t rows = size_ceil_div(a->m, i), cols = size_ceil_div(panels, j) * g->kernel->nr;
         const int64_t cost = rows * cols + 8 * cols + 4 * rows;
         if (cost < best) best = cost, *tm = i, *tn = j;
@@ -134,7 +136,7 @@ enum status host_gemm_run(struct host_gemm *g, const struct gemm_args *a) {
     TM_TRY(check(a));
     if (a->m == 0 || a->n == 0) return TM_OK;
     if (g->blas && gemm_blas_run(a, g->threads)) return TM_OK;
-    int tm, tn;
+    int tm = 1, tn = 1;
     split(g, a, &tm, &tn);
     const int64_t nr = g->kernel->nr, panels = size_ceil_div(a->n, nr);
 #pragma omp parallel for num_threads(tm *tn) if (tm * tn > 1) schedule(static, 1)
@@ -148,8 +150,8 @@ enum status host_gemm_run(struct host_gemm *g, const struct gemm_args *a) {
 
 void host_gemm_tile(const struct host_gemm *g, enum gemm_layout layout, int64_t m, int64_t n, int64_t k, const float *a,
                     int64_t lda, const float *b, int64_t ldb, float *c, int64_t ldc, int accumulate) {
-    _Alignas(64) float pa[WORK_A], pb[TILE_KC * TILE_NB];
-    const struct gemm_work w = {pa, pb, NULL, TILE_KC, TILE_NB};
+    _Alignas(64) float pa[TILE_ROWS * GEMM_LDA], pb[TILE_KC * TILE_NB];
+    const struct gemm_work w = {pa, pb, NULL, TILE_ROWS, TILE_KC, TILE_NB};
     const struct gemm_args args = {
         .layout = layout,
         .m = m,

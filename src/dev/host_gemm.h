@@ -18,7 +18,7 @@ struct host_gemm;
 
 /* Open with a kernel: NULL = the best for this CPU, or "portable", "avx2", "avx512".
  * invariant: keep the definition above. Otherwise OpenBLAS serves where the build has it (segments then are one long k), unless a
- * kernel is named. threads >= 1: OpenMP threads of a product; the workspaces (about 2.5 MiB a thread) are allocated here, once.
+ * kernel is named. threads >= 1: OpenMP threads of a product; the workspaces (4.2 MiB a thread) are allocated here, once.
  * *out is owned by the caller; one host_gemm runs one product at a time. Errors: UNSUPPORTED (the kernel is unknown or not for this
  * CPU; threads < 1), MEMORY. */
 enum status host_gemm_open(const char *kernel, bool invariant, int threads, struct host_gemm **out);
@@ -33,7 +33,7 @@ const char *host_gemm_describe(const struct host_gemm *g);
 
 /* C[m,n] = (accumulate ? C : 0) continued by the one chain over k: a plain product of the caller's thread alone, with the same
  * definition and the same kernel, whatever `invariant` says. Meant for tiles of 16..256 in each direction (any size works).
- * May be called from many threads at once, inside an OpenMP region too; needs about 170 KiB of stack. Cannot fail: the caller
+ * May be called from many threads at once, inside an OpenMP region too; needs about 150 KiB of stack. Cannot fail: the caller
  * guarantees lda >= k (m for TN), ldb >= k for NT, else n, ldc >= n. */
 void host_gemm_tile(const struct host_gemm *g, enum gemm_layout layout, int64_t m, int64_t n, int64_t k, const float *a,
                     int64_t lda, const float *b, int64_t ldb, float *c, int64_t ldc, int accumulate);

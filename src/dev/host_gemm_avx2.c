@@ -10,6 +10,7 @@
 #define VW                8
 #define MR                6
 #define NV                2
+#define NB                192
 #define V_ZERO()          _mm256_setzero_ps()
 #define V_LOAD(p)         _mm256_loadu_ps(p)
 #define V_STORE(p, v)     _mm256_storeu_ps(p, v)

@@ -10,6 +10,7 @@
 #define VW                16
 #define MR                14
 #define NV                2
+#define NB                384
 #define V_ZERO()          _mm512_setzero_ps()
 #define V_LOAD(p)         _mm512_loadu_ps(p)
 #define V_STORE(p, v)     _mm512_storeu_ps(p, v)

@@ -10,6 +10,7 @@
 #define VW             1
 #define MR             4
 #define NV             4
+#define NB             192
 #define V_ZERO()       0.0f
 #define V_LOAD(p)      (*(p))
 #define V_STORE(p, v)  (*(p) = (v))

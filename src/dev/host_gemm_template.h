@@ -1,4 +1,4 @@
-/* The kernels of one instruction set, written once over V (a vector of VW floats): a .c file defines GEMM_TARGET, V, VW, MR, NV,
+/* The kernels of one instruction set, written once over V (a vector of VW floats): a .c file defines GEMM_TARGET, V, VW, MR, NV, NB,
  * V_ZERO, V_LOAD, V_STORE, V_SET1, V_FMA, V_ADD, for VW > 1 also V_ROWS, V_LO, V_HI, V_SHUF, and GEMM_NAME(x), then includes this.
  *
  * A tile keeps rows x NV vectors of C in registers; each lane is one chain acc = fma(a_k, b_k, acc). */
@@ -17,6 +17,10 @@
 #define GEMM_INLINE static inline __attribute__((always_inline)) GEMM_TARGET
 
 enum { NR = NV * VW };
+
+GEMM_INLINE float *slot(const struct gemm_tile *t, int i) {
+    return i < SLOT_KEPT ? t->slot[0] + i * (MR * NR) : t->slot[1] + (i - SLOT_KEPT) * (MR * NR);
+}
 
 GEMM_INLINE void tile_rows(const int rows, const struct gemm_tile *t) {
     const int64_t ldc = t->ldc;
@@ -38,8 +42,8 @@ GEMM_INLINE void tile_rows(const int rows, const struct gemm_tile *t) {
                 GEMM_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = V_FMA(av, bv[j], acc[i][j]);
             }
         }
-        for (int d = st.depth - 1; d >= st.depth - st.merges; d--) {
-            const float *p = t->stack + d * MR * NR;
+        for (int d = 0; d < st.adds; d++) {
+            const float *p = slot(t, st.add[d]);
             GEMM_UNROLL for (int i = 0; i < rows; i++) GEMM_UNROLL for (int j = 0; j < NV; j++) acc[i][j] =
                 V_ADD(V_LOAD(p + i * NR + j * VW), acc[i][j]);
         }
@@ -47,9 +51,8 @@ GEMM_INLINE void tile_rows(const int rows, const struct gemm_tile *t) {
             GEMM_UNROLL for (int i = 0; i < rows; i++) GEMM_UNROLL for (int j = 0; j < NV; j++) acc[i][j] =
                 V_ADD(acc[i][j], V_LOAD(t->bias + j * VW));
         }
-        const int waits = st.ends && !st.last;
-        float *out = waits ? t->stack + (st.depth - st.merges) * MR * NR : t->c;
-        const int64_t ld = waits ? NR : ldc;
+        float *out = st.to == SLOT_C ? t->c : slot(t, st.to);
+        const int64_t ld = st.to == SLOT_C ? ldc : NR;
         GEMM_UNROLL for (int i = 0; i < rows; i++) GEMM_UNROLL for (int j = 0; j < NV; j++)
             V_STORE(out + i * ld + j * VW, acc[i][j]);
     }
@@ -126,6 +129,7 @@ static const struct gemm_kernel kernel_ = {
     .name = GEMM_NAME,
     .mr = MR,
     .nr = NR,
+    .nb = NB,
     .tile =
         {
             NULL,

@@ -10,7 +10,10 @@
 #include "base/size.h"
 #include "par/room.h"
 
-enum { SMALL_F32 = 16 * 1024 }; /* up to 64 KiB latency counts */
+enum {
+    SMALL_F32 = 16 * 1024, /* up to 64 KiB latency counts */
+    BLOCK_F32 = 64 * 1024, /* what two ranks exchange at a time: it stays in the cache until it is added */
+};
 
 static bool is_present(uint64_t present, int rank) { return rank >= 64 || (present >> rank & 1); }
 
@@ -24,7 +27,7 @@ static void add(float *restrict x, const float *restrict y, int64_t n) {
     for (int64_t i = 0; i < n; i++) x[i] += y[i];
 }
 
-/* n <= CHUNK_F32; the size of g is a power of two. */
+/* n <= BLOCK_F32; the size of g is a power of two. */
 static enum status sum_doubling(struct par_group *g, float *x, int64_t n, uint64_t present) {
     float *in = g->scratch;
     for (int d = 1; d < g->size; d *= 2) {
@@ -79,7 +82,7 @@ static enum status sum_slices(struct par_group *g, float *x, int64_t n, uint64_t
 static enum status tree_sum(struct par_group *g, float *x, int64_t n, uint64_t present) {
     bool power_of_two = (g->size & (g->size - 1)) == 0;
     bool doubling = g->size == 2 || (power_of_two && n <= SMALL_F32);
-    int64_t step = doubling ? CHUNK_F32 : CHUNK_F32 - g->size;
+    int64_t step = doubling ? BLOCK_F32 : CHUNK_F32 - g->size;
     if (!any_present(present, 0, g->size)) {
         memset(x, 0, (size_t)n * sizeof *x);
         return TM_OK;

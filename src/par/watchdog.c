@@ -115,7 +115,8 @@ static int late_rank(void) {
     return -1;
 }
 
-/* How long to leave the report to others: the monitors before this one that are still heard. */
+/* How long to leave the report to others: the monitors before this one that are heard now. (Asked once, when a late rank is noticed: the
+ * one that reports falls silent itself.) */
 static double turn(double now) {
     int before = 0, end = dog_.monitor >= 0 ? dog_.monitor : channel_monitors();
     if (channel_fd() < 0) return 0;
@@ -177,7 +178,7 @@ static void report(int late, double now) {
 }
 
 static void *run(void *unused) {
-    double next = 0, noticed = 0, tick = fmin(dog_.period, 0.1);
+    double next = 0, report_at = 0, tick = fmin(dog_.period, 0.1);
     struct pollfd p[2] = {{.fd = dog_.stop_fd, .events = POLLIN}, {.fd = channel_fd(), .events = POLLIN}};
     (void)unused;
     for (;;) {
@@ -194,11 +195,11 @@ static void *run(void *unused) {
         }
         int late = late_rank();
         if (late < 0) {
-            noticed = 0;
+            report_at = 0;
             continue;
         }
-        if (noticed <= 0) noticed = now;
-        if (now - noticed < turn(now)) continue;
+        if (report_at <= 0) report_at = now + turn(now);
+        if (now < report_at) continue;
         report(late, now);
         _exit(TM_ERR_TIMEOUT);
     }

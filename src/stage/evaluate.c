@@ -5,6 +5,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/size.h"
 #include "stage/inputs.h"
 #include "stage/probe.h"
 #include "stage/quantized.h"
@@ -25,11 +26,7 @@ static bool compares(const struct deck_stage *s) {
 
 static enum status open_all(struct eval *e) {
     const struct deck_stage *s = e->s;
-    struct model_config c;
-    enum status st = model_config_read(*s->model.path ? s->model.path : s->model.random_init, &c);
-    if (st == TM_OK) st = stage_open_data(s, s->dataset, c.vocab, &e->set, &e->rows);
-    model_config_free(&c);
-    TM_TRY(par_agree_all(st));
+    TM_TRY(stage_open_set_all(e->r, s, &e->set, &e->rows));
     e->t = data_set_seq_length(e->set);
     e->micro = size_min(s->batch.micro, e->rows);
     TM_TRY(stage_open_model_all(e->r, s, false, e->t, &e->student));

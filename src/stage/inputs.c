@@ -7,6 +7,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/size.h"
 #include "base/str.h"
 #include "hub/safetensors.h"
 #include "model/load.h"
@@ -131,15 +132,45 @@ static enum status model_dir(const struct deck_stage *s, char *out, size_t cap) 
     return TM_OK;
 }
 
-static enum status load_ckpt_all(struct stage_run *r, const char *path, struct model *m) {
-    struct ckpt *c;
+static enum status load_ckpt_all(struct stage_run *r, struct ckpt *c, struct model *m) {
     struct ckpt_tensor *tensors;
     int n;
-    TM_TRY(ckpt_open_all(path, r->grid.world, &c));
-    enum status st = stage_model_tensors(m, &tensors, &n);
-    st = par_agree_all(st);
-    if (st == TM_OK) st = ckpt_load_all(c, r->dev, tensors, n);
+    TM_TRY(par_agree_all(stage_model_tensors(m, &tensors, &n)));
+    enum status st = ckpt_load_all(c, r->dev, tensors, n);
     mem_free(&tensors);
+    return st;
+}
+
+enum status stage_open_set_all(struct stage_run *r, const struct deck_stage *s, struct data_set **out, int64_t *rows) {
+    char dir[4096];
+    struct model_config c = {0};
+    (void)r;
+    enum status st = model_dir(s, dir, sizeof dir);
+    if (st == TM_OK) st = model_config_read(dir, &c);
+    if (st == TM_OK) st = stage_open_data(s, s->dataset, c.vocab, out, rows);
+    model_config_free(&c);
+    return par_agree_all(st);
+}
+
+/* Weights as stage `from` left them. One that changed none (calibrate) saved none: then as it found them. */
+static enum status load_from_all(struct stage_run *r, const struct deck_stage *s, int from, struct stage_model *out) {
+    char dir[4096];
+    int64_t step;
+    struct ckpt *c;
+    if (from < 0) {
+        TM_TRY(par_agree_all(model_dir(s, out->weights, sizeof out->weights)));
+        if (*s->model.path) return par_agree_all(load_hub(out->m, out->weights));
+        return par_agree_all(model_init(out->m, (uint64_t)s->run.seed, (float)s->model.init_std));
+    }
+    const struct deck_stage *f = &r->deck->stages.v[from];
+    TM_TRY(stage_ckpt_dir(f, dir, sizeof dir));
+    TM_TRY(ckpt_find_latest_all(dir, r->grid.world, out->weights, sizeof out->weights, &step));
+    if (step < 0)
+        return TM_FAIL(TM_ERR_DATA, "stage %s takes the model of stage %s, but %s holds no checkpoint", s->name,
+                       f->name, dir);
+    TM_TRY(ckpt_open_all(out->weights, r->grid.world, &c));
+    bool weights = ckpt_find(c, out->m->param[0].desc.name) != NULL;
+    enum status st = weights ? load_ckpt_all(r, c, out->m) : load_from_all(r, f, f->from_index, out);
     ckpt_close(&c);
     return st;
 }
@@ -147,22 +178,11 @@ static enum status load_ckpt_all(struct stage_run *r, const char *path, struct m
 enum status stage_open_model_all(struct stage_run *r, const struct deck_stage *s, bool training, int64_t max_positions,
                                  struct stage_model *out) {
     char dir[4096];
-    int64_t step;
     *out = (struct stage_model){0};
-    TM_TRY(model_dir(s, dir, sizeof dir));
-    TM_TRY(par_agree_all(create(r, dir, training, max_positions, &out->m)));
-    if (s->from_index >= 0) {
-        const struct deck_stage *from = &r->deck->stages.v[s->from_index];
-        TM_TRY(stage_ckpt_dir(from, dir, sizeof dir));
-        TM_TRY(ckpt_find_latest_all(dir, r->grid.world, out->weights, sizeof out->weights, &step));
-        if (step < 0)
-            return TM_FAIL(TM_ERR_DATA, "stage %s takes the model of stage %s, but %s holds no checkpoint", s->name,
-                           from->name, dir);
-        return load_ckpt_all(r, out->weights, out->m);
-    }
-    TM_TRY(str_copy(out->weights, sizeof out->weights, dir));
-    if (*s->model.path) return par_agree_all(load_hub(out->m, dir));
-    return par_agree_all(model_init(out->m, (uint64_t)s->run.seed, (float)s->model.init_std));
+    enum status st = model_dir(s, dir, sizeof dir);
+    if (st == TM_OK) st = create(r, dir, training, max_positions, &out->m);
+    TM_TRY(par_agree_all(st));
+    return load_from_all(r, s, s->from_index, out);
 }
 
 enum status stage_open_teacher_all(struct stage_run *r, const struct deck_stage *s, int64_t max_positions,

@@ -11,6 +11,9 @@ enum status stage_open_tokenizer(const struct deck_stage *s, struct tok **out);
 enum status stage_open_data(const struct deck_stage *s, const struct deck_dataset *d, int64_t vocab,
                             struct data_set **out, int64_t *rows);
 
+/* The stage's data set (stage.data) for the stage's model. Collective over the world (an agreement). rows may be NULL. */
+enum status stage_open_set_all(struct stage_run *r, const struct deck_stage *s, struct data_set **out, int64_t *rows);
+
 /* Where a model's weights come from. */
 struct stage_model {
     struct model *m;

@@ -14,6 +14,7 @@
 #include "hub/pretty.h"
 #include "stage/profile.h"
 #include "stage/report.h"
+#include "stage/saved.h"
 
 /* --- the deck: read and resolved by rank 0, its effective text parsed by everyone -------------------------------------------- */
 static enum status read_deck(const struct stage_options *o, struct str *text) {
@@ -24,7 +25,7 @@ static enum status read_deck(const struct stage_options *o, struct str *text) {
                          : deck_load(o->deck_path, o->sets, o->n_sets, &report, &d);
     if (report.len) fprintf(stderr, "%s", report.p);
     if (st == TM_OK) st = deck_echo(d, text);
-    deck_free(d);
+    deck_free(&d);
     str_free(&report);
     return st;
 }
@@ -109,13 +110,9 @@ static enum status open_device(struct stage_run *r) {
     return TM_OK;
 }
 
-static enum status open_run_dir(struct stage_run *r) {
-    char path[4096];
-    const char *dir = r->deck->run.dir;
+static enum status lock_run_dir(struct stage_run *r) {
     if (par_rank() != 0) return TM_OK;
-    TM_TRY(ckpt_lock_run(dir, &r->lock));
-    TM_TRY(str_path(path, sizeof path, dir, "deck.effective.cfg"));
-    TM_TRY(file_write(path, r->deck_text.p, r->deck_text.len));
+    TM_TRY(ckpt_lock_run(r->deck->run.dir, &r->lock));
     r->results = json_object();
     json_object_set_new(r->results, "schema", json_integer(1));
     json_object_set_new(r->results, "version", json_string(TEMPER_VERSION));
@@ -136,9 +133,14 @@ static enum status run_stages_all(struct stage_run *r) {
         log_set_stage(s->name);
         par_note(s->name, 0, "start");
         TM_TRY(stage_poll_all(r, &save));
+        if (stage_is_finished(r, s)) {
+            log_info("finished by an earlier start");
+            continue;
+        }
         double begin = clock_seconds();
         TM_TRY(par_agree_all(run[s->kind](r, s)));
-        log_info("done seconds=%.2f", clock_seconds() - begin);
+        TM_TRY(stage_result(r, s, "seconds", clock_seconds() - begin, "s"));
+        TM_TRY(par_agree_all(stage_note_finished(r, s)));
         TM_TRY(par_agree_all(stage_report_write(r)));
     }
     log_set_stage("-");
@@ -150,7 +152,8 @@ static enum status run_all(struct stage_run *r) {
     TM_TRY(share_deck_all(r));
     TM_TRY(refuse_unsupported(r->deck));
     TM_TRY(make_grid_all(r));
-    TM_TRY(par_agree_all(open_run_dir(r)));
+    TM_TRY(par_agree_all(lock_run_dir(r)));
+    TM_TRY(stage_history_all(r));
     TM_TRY(par_agree_all(open_device(r)));
     TM_TRY(par_watchdog_start(r->deck->limits.deadline_s));
     log_info("temper %s ranks=%d tp=%d pp=%d dp=%d grid_invariant=%s run=%s", TEMPER_VERSION, par_size(), r->grid.tp,
@@ -167,9 +170,9 @@ enum status stage_run_deck_all(const struct stage_options *o) {
     dev_close(&r.dev);
     par_grid_destroy(&r.grid);
     json_decref(r.results);
-    json_decref(r.plan);
+    json_decref(r.finished);
     ckpt_unlock_run(&r.lock);
-    deck_free(r.deck);
+    deck_free(&r.deck);
     str_free(&r.deck_text);
     return st;
 }

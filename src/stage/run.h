@@ -27,10 +27,10 @@ struct stage_run {
     struct par_grid grid;
     struct dev *dev;
     bool invariant;
-    int lock;        /* of the run directory, on rank 0 */
-    double start;    /* clock_seconds() at the start of the process */
-    json_t *results; /* rank 0: what results.json will hold, an object per stage */
-    json_t *plan;    /* rank 0: planned and used bytes per stage */
+    int lock;         /* of the run directory, on rank 0 */
+    double start;     /* clock_seconds() at the start of the process */
+    json_t *results;  /* rank 0: what results.json will hold, an object per stage */
+    json_t *finished; /* stages that earlier starts finished: {name: results}; the same on every rank */
 };
 
 /* A stage's function, one per row of deck/kinds.def. Collective over the world. */

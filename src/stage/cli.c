@@ -1,0 +1,139 @@
+/* The command line: options of a run, and the commands that never start MPI. */
+#include "stage/cli.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/mem.h"
+#include "ckpt/ckpt.h"
+#include "quant/format.h"
+#include "stage/tools.h"
+
+static const char usage[] =
+    "usage: temper DECK [--set stage.key=value]... [--sweep-point I] [--resume auto|never|PATH] [--allow-mismatch "
+    "KEY]... [--profile]\n"
+    "       temper DECK --check | --sweep-count\n"
+    "       temper --help-deck [KEY] | --list formats|families|stages|ops|status | --version | --help\n"
+    "       temper --inspect PATH | --hash PATH\n";
+
+struct command {
+    const char *check, *sweep_count, *help_deck, *list, *inspect, *hash;
+    bool version, help;
+};
+
+/* Options: with a value (the next argument, or a default when it is optional), or repeated. */
+enum kind { FLAG, VALUE, OPTIONAL, REPEATED };
+static enum status parse(int argc, char **argv, struct stage_options *o, struct command *c) {
+    const struct {
+        const char *name;
+        enum kind kind;
+        const char **value;
+        const char **list;
+        int *n;
+    } rows[] = {
+        {"--set", REPEATED, NULL, (const char **)o->sets, &o->n_sets},
+        {"--allow-mismatch", REPEATED, NULL, (const char **)o->allow, &o->n_allow},
+        {"--resume", VALUE, &o->resume, NULL, NULL},
+        {"--check", FLAG, &c->check, NULL, NULL},
+        {"--sweep-count", FLAG, &c->sweep_count, NULL, NULL},
+        {"--help-deck", OPTIONAL, &c->help_deck, NULL, NULL},
+        {"--list", VALUE, &c->list, NULL, NULL},
+        {"--inspect", VALUE, &c->inspect, NULL, NULL},
+        {"--hash", VALUE, &c->hash, NULL, NULL},
+    };
+    for (int i = 1; i < argc; i++) {
+        const char *a = argv[i];
+        bool known = false;
+        for (size_t k = 0; k < sizeof rows / sizeof *rows && !known; k++) {
+            if (strcmp(a, rows[k].name)) continue;
+            known = true;
+            bool next = i + 1 < argc && strncmp(argv[i + 1], "--", 2);
+            if (rows[k].kind == FLAG)
+                *rows[k].value = a;
+            else if (rows[k].kind == OPTIONAL)
+                *rows[k].value = next ? argv[++i] : "";
+            else if (!next)
+                return TM_FAIL(TM_ERR_DECK, "%s needs a value\n%s", a, usage);
+            else if (rows[k].kind == VALUE)
+                *rows[k].value = argv[++i];
+            else
+                rows[k].list[(*rows[k].n)++] = argv[++i];
+        }
+        if (known) continue;
+        if (!strcmp(a, "--profile"))
+            o->profile = true;
+        else if (!strcmp(a, "--version"))
+            c->version = true;
+        else if (!strcmp(a, "--help"))
+            c->help = true;
+        else if (!strcmp(a, "--sweep-point")) {
+            char *end = NULL;
+            o->sweep_point = i + 1 < argc ? strtoll(argv[++i], &end, 10) : -1;
+            if (!end || *end || o->sweep_point < 0)
+                return TM_FAIL(TM_ERR_DECK, "--sweep-point needs a number from 0\n%s", usage);
+        } else if (!strncmp(a, "--", 2))
+            return TM_FAIL(TM_ERR_DECK, "unknown option %s\n%s", a, usage);
+        else if (o->deck_path)
+            return TM_FAIL(TM_ERR_DECK, "two decks: %s and %s\n%s", o->deck_path, a, usage);
+        else
+            o->deck_path = a;
+    }
+    return TM_OK;
+}
+
+static enum status check_deck(const struct stage_options *o, bool count) {
+    struct str report = {0};
+    struct deck *d = NULL;
+    enum status st = o->sweep_point >= 0
+                         ? deck_load_point(o->deck_path, o->sets, o->n_sets, o->sweep_point, &report, &d)
+                         : deck_load(o->deck_path, o->sets, o->n_sets, &report, &d);
+    if (report.len) fprintf(stderr, "%s", report.p);
+    if (st == TM_OK && count)
+        printf("%lld\n", (long long)deck_sweep_count(d));
+    else if (st == TM_OK)
+        printf("%s: good: %d stages\n", o->deck_path, d->stages.n);
+    deck_free(&d);
+    str_free(&report);
+    return st;
+}
+
+static enum status print(enum status st, struct str *s) {
+    if (st == TM_OK) printf("%s", s->p ? s->p : "");
+    str_free(s);
+    return st;
+}
+
+static enum status run_command(const struct stage_options *o, const struct command *c, bool *finished) {
+    struct str s = {0};
+    *finished = true;
+    if (c->help) return print(str_printf(&s, "%s", usage), &s);
+    if (c->version) return print(str_printf(&s, "temper %s\n", TEMPER_VERSION), &s);
+    if (c->help_deck) return print(deck_help(*c->help_deck ? c->help_deck : NULL, &s), &s);
+    if (c->list) return print(stage_list(c->list, &s), &s);
+    if (c->inspect) return print(ckpt_inspect(c->inspect, &s), &s);
+    if (c->hash) return print(stage_hash(c->hash, &s), &s);
+    if (!o->deck_path) return TM_FAIL(TM_ERR_DECK, "no deck\n%s", usage);
+    if (c->check || c->sweep_count) return check_deck(o, c->sweep_count != NULL);
+    *finished = false;
+    return TM_OK;
+}
+
+enum status stage_cli(int argc, char **argv, struct stage_options *o, bool *finished) {
+    struct command c = {0};
+    const char **sets, **allow;
+    *o = (struct stage_options){.sweep_point = -1, .resume = "auto"};
+    *finished = false;
+    TM_TRY(mem_alloc(&sets, (size_t)argc, sizeof *sets));
+    o->sets = sets;
+    TM_TRY(mem_alloc(&allow, (size_t)argc, sizeof *allow));
+    o->allow = allow;
+    TM_TRY(parse(argc, argv, o, &c));
+    return run_command(o, &c, finished);
+}
+
+void stage_cli_free(struct stage_options *o) {
+    mem_free(&o->sets);
+    mem_free(&o->allow);
+}

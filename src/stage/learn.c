@@ -1,0 +1,258 @@
+/* The optimizer loop: set-up from the deck, steps, checkpoints, metrics, resume. */
+#include "stage/learn.h"
+
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/size.h"
+#include "ckpt/ckpt.h"
+#include "stage/inputs.h"
+#include "stage/probe.h"
+#include "stage/quantized.h"
+#include "stage/saved.h"
+#include "train/step.h"
+
+struct learn {
+    struct stage_run *r;
+    const struct deck_stage *s;
+    struct data_set *set;
+    struct stage_model student, teacher;
+    struct stage_quant quant;
+    struct train_pass *pass, *teacher_pass;
+    struct train_stepper step;
+    double temperature; /* of the kl loss */
+    int64_t done;       /* steps made */
+};
+
+/* --- set-up ------------------------------------------------------------------------------------------------------------------ */
+static enum status set_losses(struct learn *l, bool with_teacher) {
+    const struct deck_stage *s = l->s;
+    double temperature = 1;
+    if (s->losses.n == 0) *(with_teacher ? &l->step.kl_weight : &l->step.ce_weight) = 1;
+    for (int i = 0; i < s->losses.n; i++) {
+        const struct deck_loss *x = &s->losses.v[i];
+        bool kl = !strcmp(x->kind, "kl");
+        if (kl && !with_teacher) return TM_FAIL(TM_ERR_DECK, "stage %s: a kl loss needs do = \"distill\"", s->name);
+        if (kl && l->step.kl_weight > 0) return TM_FAIL(TM_ERR_DECK, "stage %s: two kl losses", s->name);
+        *(kl ? &l->step.kl_weight : &l->step.ce_weight) += x->weight;
+        if (kl) temperature = x->temperature;
+    }
+    if (!(l->step.kl_weight > 0) && !(l->step.ce_weight > 0))
+        return TM_FAIL(TM_ERR_DECK, "stage %s: every loss has weight 0", s->name);
+    l->temperature = temperature;
+    return TM_OK;
+}
+
+static enum status make_passes(struct learn *l) {
+    const struct deck_stage *s = l->s;
+    int64_t t = data_set_seq_length(l->set), n = l->step.data.global / l->step.data.micro / l->r->grid.dp;
+    struct model_shape shape = {.b = s->batch.micro, .t = t, .recompute = !strcmp(s->numerics.recompute, "layer")};
+    struct train_pass_options o = {.name = s->name,
+                                   .model = l->student.m,
+                                   .shape = &shape,
+                                   .hook = stage_quant_hook(&l->quant),
+                                   .head = TRAIN_HEAD_LOSS,
+                                   .slots = train_slots(&l->r->grid, (int)size_max(1, n)),
+                                   .training = true,
+                                   .invariant = l->r->invariant,
+                                   .with_ce = l->step.ce_weight > 0,
+                                   .with_kl = l->step.kl_weight > 0,
+                                   .temperature = l->temperature};
+    if (l->teacher.m) {
+        struct model_shape plain = {.b = s->batch.micro, .t = t};
+        struct train_pass_options k = {.name = "teacher",
+                                       .model = l->teacher.m,
+                                       .shape = &plain,
+                                       .slots = 1,
+                                       .invariant = l->r->invariant,
+                                       .temperature = 1,
+                                       .tag = 2};
+        TM_TRY(train_pass_create(&k, NULL, &l->teacher_pass));
+        o.teacher = l->teacher_pass;
+    }
+    TM_TRY(train_pass_create(&o, NULL, &l->pass));
+    return train_pass_bind((struct train_pass *[]){l->pass, l->teacher_pass}, l->teacher_pass ? 2 : 1);
+}
+
+static enum status weights_changed(void *context) {
+    struct learn *l = context;
+    return l->quant.q ? quant_model_apply(l->quant.q) : TM_OK;
+}
+
+/* The first step's gradient as a probe, under the parameters' names. */
+static enum status write_gradients_all(void *context, int64_t step) {
+    struct learn *l = context;
+    const struct model *m = l->student.m;
+    struct probe p = {0};
+    enum status st = TM_OK;
+    if (step != 0 || !*l->s->gradients_out) return TM_OK;
+    for (int i = 0; i < m->n_params && st == TM_OK; i++) {
+        dptr grad = m->param[i].role == MODEL_EMBED && !m->first ? m->tied.grad : m->param[i].w.grad;
+        st = probe_add(&p, l->r->dev, &m->param[i].desc, grad);
+    }
+    st = par_agree_all(st);
+    if (st == TM_OK) st = probe_write_all(&p, l->s->gradients_out);
+    probe_free(&p);
+    return st;
+}
+
+static enum status make_stepper(struct learn *l) {
+    const struct deck_stage *s = l->s;
+    struct optim_adamw adamw = {s->optim.beta1, s->optim.beta2, s->optim.eps, s->optim.weight_decay};
+    struct train_stepper *t = &l->step;
+    t->student = l->pass;
+    t->clip_norm = s->optim.clip_norm;
+    t->max_skipped = s->optim.max_skipped;
+    t->schedule = (struct optim_schedule){.lr = s->optim.lr,
+                                          .min_ratio = s->schedule.min_lr_ratio,
+                                          .warmup = s->schedule.warmup,
+                                          .steps = s->schedule.steps ? s->schedule.steps : s->steps};
+    t->schedule.kind = !strcmp(s->schedule.name, "cosine")   ? OPTIM_COSINE
+                       : !strcmp(s->schedule.name, "linear") ? OPTIM_LINEAR
+                                                             : OPTIM_CONSTANT;
+    t->weights_changed = weights_changed;
+    t->gradients_all = write_gradients_all;
+    t->context = l;
+    TM_TRY(optim_create(l->student.m, &adamw, &t->optim));
+    TM_TRY(optim_grads_create(l->student.m, (int)s->numerics.dp_segments, &t->grads));
+    return train_stepper_init(t);
+}
+
+static enum status open_all(struct learn *l, bool with_teacher) {
+    const struct deck_stage *s = l->s;
+    TM_TRY(stage_open_set_all(l->r, s, &l->set, NULL));
+    int64_t t = data_set_seq_length(l->set), micro = s->batch.micro;
+    l->step.data = (struct train_batching){l->set, micro, s->batch.global ? s->batch.global : micro * l->r->grid.dp};
+    TM_TRY(stage_open_model_all(l->r, s, true, t, &l->student));
+    TM_TRY(stage_open_quant_all(l->r, s, l->student.m, &l->quant));
+    if (with_teacher) TM_TRY(stage_open_teacher_all(l->r, s, t, &l->teacher));
+    enum status st = set_losses(l, with_teacher);
+    if (st == TM_OK) st = make_passes(l);
+    if (st == TM_OK) st = make_stepper(l);
+    return par_agree_all(st);
+}
+
+/* --- checkpoints ------------------------------------------------------------------------------------------------------------- */
+/* Weights, both moments, quantizers: one list for saving and loading. */
+static enum status state(struct learn *l, struct ckpt_tensor **list, size_t *n) {
+    static const char *const prefix[] = {"", "optim.first/", "optim.second/"};
+    const struct model *m = l->student.m;
+    size_t cap = 0;
+    *list = NULL;
+    *n = 0;
+    for (int k = 0; k < 3; k++)
+        for (int i = 0; i < m->n_params; i++) {
+            struct ckpt_tensor t = {.desc = m->param[i].desc,
+                                    .data = k ? optim_moment(&l->step.optim, &m->param[i], k - 1) : m->param[i].master};
+            TM_TRY(str_prefix(t.desc.name, sizeof t.desc.name, prefix[k]));
+            TM_TRY(mem_grow(list, &cap, *n + 1, sizeof **list));
+            (*list)[(*n)++] = t;
+        }
+    return stage_quant_tensors(l->quant.q, list, &cap, n);
+}
+
+static enum status save_all(struct learn *l, bool finished) {
+    struct ckpt_tensor *list;
+    size_t n;
+    json_t *meta = NULL;
+    enum status st = state(l, &list, &n);
+    if (st == TM_OK) st = stage_meta(l->quant.q, l->done, finished, &meta);
+    if (st == TM_OK) json_object_set_new(meta, "skipped", json_integer(l->step.skipped));
+    if (st == TM_OK) json_object_set_new(meta, "skipped_in_a_row", json_integer(l->step.skipped_in_a_row));
+    if (st == TM_OK) json_object_set_new(meta, "updates", json_integer(l->step.optim.step));
+    st = par_agree_all(st);
+    if (st == TM_OK) st = stage_save_all(l->r, l->s, l->done, list, n, meta);
+    json_decref(meta);
+    mem_free(&list);
+    return st;
+}
+
+static enum status resume_all(struct learn *l) {
+    struct ckpt *c;
+    struct ckpt_tensor *list = NULL;
+    size_t n = 0;
+    int64_t skipped = 0, in_a_row = 0, updates = 0;
+    TM_TRY(stage_resume_all(l->r, l->s, &c));
+    if (!c) return TM_OK;
+    const json_t *meta = ckpt_meta(c);
+    enum status st = state(l, &list, &n);
+    if (st == TM_OK) st = json_need_i64(meta, "done", ckpt_path(c), &l->done);
+    if (st == TM_OK) st = json_need_i64(meta, "updates", ckpt_path(c), &updates);
+    if (st == TM_OK) st = json_get_i64(meta, "skipped", ckpt_path(c), 0, &skipped);
+    if (st == TM_OK) st = json_get_i64(meta, "skipped_in_a_row", ckpt_path(c), 0, &in_a_row);
+    st = par_agree_all(st);
+    if (st == TM_OK) st = ckpt_load_all(c, l->r->dev, list, (int)n);
+    l->step.optim.step = updates;
+    l->step.skipped = skipped;
+    l->step.skipped_in_a_row = in_a_row;
+    if (st == TM_OK && l->quant.q) st = quant_model_upload(l->quant.q);
+    if (st == TM_OK && l->quant.q) st = quant_model_apply(l->quant.q);
+    if (st == TM_OK) log_info("resumed step=%lld from=%s", (long long)l->done, ckpt_path(c));
+    ckpt_close(&c);
+    mem_free(&list);
+    return par_agree_all(st);
+}
+
+/* --- the loop ---------------------------------------------------------------------------------------------------------------- */
+static enum status log_step(struct learn *l, const struct train_result *x, double seconds) {
+    if (l->done % l->s->log_every && l->done != l->s->steps) return TM_OK;
+    struct stage_metric m[] = {{"loss", x->loss},           {"nll", x->nll},     {"kl", x->kl},
+                               {"grad_norm", x->grad_norm}, {"lr", x->lr},       {"tokens", (double)x->tokens},
+                               {"skipped", x->skipped},     {"seconds", seconds}};
+    return stage_metrics(l->r, l->s, l->done, m, (int)(sizeof m / sizeof *m));
+}
+
+static enum status steps_all(struct learn *l) {
+    const struct deck_stage *s = l->s;
+    struct stage_progress progress = {0};
+    double last_save = clock_seconds();
+    struct train_result x = {0};
+    while (l->done < s->steps) {
+        bool save, finished = l->done + 1 == s->steps;
+        enum status stop = stage_poll_all(l->r, &save);
+        if (stop == TM_STOPPED) {
+            TM_TRY(save_all(l, false));
+            return TM_FAIL(TM_STOPPED, "stage %s stopped after step %lld of %lld; the same command goes on from there",
+                           s->name, (long long)l->done, (long long)s->steps);
+        }
+        TM_TRY(stop);
+        double begin = clock_seconds();
+        TM_TRY(train_step_all(&l->step, l->done, &x));
+        l->done++;
+        TM_TRY(log_step(l, &x, clock_seconds() - begin));
+        stage_progress(&progress, l->done, s->steps, x.tokens, "loss=%.5g kl=%.4g norm=%.3g lr=%.3g", x.loss, x.kl,
+                       x.grad_norm, x.lr);
+        bool due = s->checkpoint.every > 0 && l->done % s->checkpoint.every == 0;
+        if (s->checkpoint.every_s > 0)
+            TM_TRY(stage_due_all(l->r, clock_seconds() - last_save >= s->checkpoint.every_s, &due));
+        if (!finished && (due || save)) {
+            TM_TRY(save_all(l, false));
+            last_save = clock_seconds();
+        }
+    }
+    TM_TRY(save_all(l, true));
+    TM_TRY(stage_result(l->r, s, "steps", (double)l->done, "steps"));
+    TM_TRY(stage_result(l->r, s, "skipped", (double)l->step.skipped, "steps"));
+    return x.tokens ? stage_result(l->r, s, "loss", x.loss, "nats/token") : TM_OK;
+}
+
+enum status stage_learn_all(struct stage_run *r, const struct deck_stage *s, bool with_teacher) {
+    struct learn l = {.r = r, .s = s};
+    enum status st = open_all(&l, with_teacher);
+    if (st == TM_OK) st = resume_all(&l);
+    if (st == TM_OK) st = par_agree_all(stage_metrics_begin(r, s, l.done));
+    if (st == TM_OK) st = steps_all(&l);
+    train_stepper_free(&l.step);
+    train_pass_destroy(&l.pass);
+    train_pass_destroy(&l.teacher_pass);
+    stage_close_quant(&l.quant);
+    stage_close_model(&l.student);
+    stage_close_model(&l.teacher);
+    data_set_free(&l.set);
+    return st;
+}
+
+enum status stage_train_all(struct stage_run *r, const struct deck_stage *s) { return stage_learn_all(r, s, false); }
+enum status stage_distill_all(struct stage_run *r, const struct deck_stage *s) { return stage_learn_all(r, s, true); }

@@ -1,0 +1,23 @@
+/* The quantizers that a stage works with: restored from the checkpoint that the stage `from` left. */
+#pragma once
+
+#include "quant/quantizer.h"
+#include "stage/inputs.h"
+
+struct stage_quant {
+    struct quant_model *q; /* NULL: the model is not quantized */
+    struct model_hook hook;
+};
+
+/* Restore the quantizers that go with the stage's model, if any, and apply them (fake quantization). Collective over the world. */
+enum status stage_open_quant_all(struct stage_run *r, const struct deck_stage *s, struct model *m,
+                                 struct stage_quant *out);
+/* Make them from the deck's quant group, not yet measured. Local. */
+enum status stage_make_quant(const struct deck_stage *s, struct model *m, struct stage_quant *out);
+void stage_close_quant(struct stage_quant *q);
+/* The hook for passes; NULL when nothing is quantized. */
+const struct model_hook *stage_quant_hook(const struct stage_quant *q);
+/* bits_per_weight of the linears as a result. Local. */
+enum status stage_quant_results(struct stage_run *r, const struct deck_stage *s, const struct stage_quant *q);
+/* The quantizers' maxima as host tensors of a checkpoint ("quant/<module>.<site>.amax"), appended to a list. Local. */
+enum status stage_quant_tensors(const struct quant_model *q, struct ckpt_tensor **list, size_t *cap, size_t *n);

@@ -1,0 +1,7 @@
+/* What a run leaves for people and scripts: results.json and report.html. */
+#pragma once
+
+#include "stage/run.h"
+
+/* Write both from what is known so far (rank 0; others do nothing). Local. Errors: IO. */
+enum status stage_report_write(struct stage_run *r);

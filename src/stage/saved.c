@@ -1,0 +1,180 @@
+/* Checkpoints of stages, and the run's history. */
+#include "stage/saved.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/str.h"
+
+enum status stage_meta(const struct quant_model *q, int64_t done, bool finished, json_t **out) {
+    json_t *formats = NULL;
+    *out = json_object();
+    if (!*out) return TM_FAIL(TM_ERR_MEMORY, "out of memory");
+    if (q) TM_TRY(quant_model_formats(q, &formats));
+    json_object_set_new(*out, "done", json_integer(done));
+    json_object_set_new(*out, "finished", json_boolean(finished));
+    json_object_set_new(*out, "quantizers", formats ? formats : json_object());
+    return TM_OK;
+}
+
+enum status stage_save_all(struct stage_run *r, const struct deck_stage *s, int64_t done,
+                           const struct ckpt_tensor *list, size_t n, const json_t *meta) {
+    char dir[4096];
+    struct ckpt_saved info;
+    TM_TRY(stage_ckpt_dir(s, dir, sizeof dir));
+    struct ckpt_save_args a = {.run_dir = s->run.dir,
+                               .dir = dir,
+                               .step = done,
+                               .dev = r->dev,
+                               .tensors = list,
+                               .n = (int)n,
+                               .meta = meta,
+                               .deck_text = r->deck_text.p,
+                               .code = TEMPER_VERSION,
+                               .grid = &r->grid,
+                               .keep = (int)s->checkpoint.keep};
+    par_note(s->name, done, "checkpoint");
+    TM_TRY(ckpt_save_all(&a, &info));
+    log_info("checkpoint step=%lld bytes=%lld seconds=%.2f path=%s", (long long)done, (long long)info.bytes,
+             info.seconds, info.path);
+    return TM_OK;
+}
+
+enum status stage_resume_all(struct stage_run *r, const struct deck_stage *s, struct ckpt **out) {
+    char dir[4096], path[4096];
+    int64_t step;
+    *out = NULL;
+    if (!strcmp(r->o.resume, "never")) return TM_OK;
+    TM_TRY(stage_ckpt_dir(s, dir, sizeof dir));
+    TM_TRY(ckpt_find_latest_all(dir, r->grid.world, path, sizeof path, &step));
+    return step < 0 ? TM_OK : ckpt_open_all(path, r->grid.world, out);
+}
+
+enum status stage_due_all(struct stage_run *r, bool mine, bool *out) {
+    int64_t any = mine || *out;
+    TM_TRY(par_reduce_i64(r->grid.world, &any, 1, PAR_MAX));
+    *out = any != 0;
+    return TM_OK;
+}
+
+/* --- history ------------------------------------------------------------------------------------------------------------------ */
+static bool allowed(const struct stage_run *r, const char *key) {
+    for (int i = 0; i < r->o.n_allow; i++)
+        if (!strcmp(r->o.allow[i], key) || !strcmp(r->o.allow[i], "all")) return true;
+    return false;
+}
+
+/* The deck of the start before against this one's. */
+static enum status compare(const struct stage_run *r, const char *old) {
+    struct deck_differences d;
+    struct str refused = {0};
+    enum status st = deck_compare(old, r->deck_text.p, &d);
+    for (int i = 0; st == TM_OK && i < d.n; i++) {
+        const struct deck_difference *x = &d.v[i];
+        if (!*x->key || x->resume == DECK_FREE) continue;
+        if (x->resume == DECK_SAME && !allowed(r, x->key))
+            st = str_printf(&refused, "\n  stage %s: %s was %s and is %s", x->stage, x->key,
+                            *x->was ? x->was : "absent", *x->now ? x->now : "absent");
+        else
+            log_warn("stage %s: %s was %s in the start before and is %s now", x->stage, x->key, x->was, x->now);
+    }
+    if (st == TM_OK && refused.len)
+        st =
+            TM_FAIL(TM_ERR_DECK,
+                    "%s was begun with another deck (take another run.dir, --resume never, or --allow-mismatch KEY):%s",
+                    r->deck->run.dir, refused.p);
+    str_free(&refused);
+    deck_differences_free(&d);
+    return st;
+}
+
+static enum status read_finished(struct stage_run *r) {
+    json_t *lines;
+    TM_TRY(ckpt_ledger_read(r->deck->run.dir, &lines));
+    for (size_t i = 0; i < json_array_size(lines); i++) {
+        const json_t *line = json_array_get(lines, i);
+        const char *name = json_string_value(json_object_get(line, "finished"));
+        if (name) json_object_set(r->finished, name, json_object_get(line, "results"));
+    }
+    json_decref(lines);
+    return TM_OK;
+}
+
+static enum status forget(const char *dir) {
+    static const char *const names[] = {"ckpt", "ledger.jsonl", "metrics.jsonl", "results.json"};
+    char path[4096];
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        TM_TRY(str_path(path, sizeof path, dir, names[i]));
+        TM_TRY(file_remove_tree(path));
+    }
+    return TM_OK;
+}
+
+/* Rank 0: what does the run directory hold, and may this deck go on with it? */
+static enum status read_history(struct stage_run *r) {
+    char path[4096], *old;
+    size_t n;
+    const char *dir = r->deck->run.dir;
+    TM_TRY(str_path(path, sizeof path, dir, "deck.effective.cfg"));
+    if (!strcmp(r->o.resume, "never")) {
+        TM_TRY(forget(dir));
+    } else if (file_exists(path)) {
+        TM_TRY(file_read(path, 64 << 20, &old, &n));
+        enum status st = compare(r, old);
+        mem_free(&old);
+        TM_TRY(st);
+        TM_TRY(read_finished(r));
+    }
+    return file_write(path, r->deck_text.p, r->deck_text.len);
+}
+
+static enum status share_finished_all(struct stage_run *r) {
+    char *text = par_rank() == 0 ? json_dumps(r->finished, JSON_COMPACT | JSON_PRESERVE_ORDER) : NULL, *copy = NULL;
+    int64_t n = text ? (int64_t)strlen(text) : 0;
+    enum status st = par_bcast(r->grid.world, &n, sizeof n, 0);
+    if (st == TM_OK) st = mem_alloc(&copy, (size_t)n + 1, 1);
+    if (st == TM_OK && text) memcpy(copy, text, (size_t)n);
+    st = par_agree_all(st);
+    if (st == TM_OK) st = par_bcast(r->grid.world, copy, n, 0);
+    if (st == TM_OK && par_rank() != 0) {
+        json_decref(r->finished);
+        st = json_read_buffer(copy, (size_t)n, "history", &r->finished);
+    }
+    free(text); /* jansson allocates with malloc */
+    mem_free(&copy);
+    return par_agree_all(st);
+}
+
+enum status stage_history_all(struct stage_run *r) {
+    r->finished = json_object();
+    TM_TRY(par_agree_all(par_rank() == 0 ? read_history(r) : TM_OK));
+    TM_TRY(share_finished_all(r));
+    if (par_rank() == 0) {
+        const char *name;
+        json_t *results;
+        json_object_foreach(r->finished, name, results)
+            json_object_set(json_object_get(r->results, "stages"), name, results);
+    }
+    return TM_OK;
+}
+
+bool stage_is_finished(const struct stage_run *r, const struct deck_stage *s) {
+    return json_object_get(r->finished, s->name) != NULL;
+}
+
+enum status stage_note_finished(struct stage_run *r, const struct deck_stage *s) {
+    json_t *results = json_object_get(json_object_get(r->results, "stages"), s->name), *line;
+    if (par_rank() != 0) return TM_OK;
+    line = json_object();
+    json_object_set_new(line, "finished", json_string(s->name));
+    if (results)
+        json_object_set(line, "results", results);
+    else
+        json_object_set_new(line, "results", json_object());
+    enum status st = ckpt_ledger_append(s->run.dir, line);
+    json_decref(line);
+    return st;
+}
