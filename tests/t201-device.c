@@ -65,7 +65,7 @@ static void memory(enum dev_backend backend) {
     dev_free(d, &q);
     ok(!q.a, "freed");
     is_int(dev_bytes(d, NULL), 400, "and uncounted");
-    is_status(dev_alloc(d, "much", SIZE_MAX - 4096, &q), TM_ERR_MEMORY);
+    is_status(dev_alloc(d, "much", SIZE_MAX - 100, &q), TM_ERR_MEMORY);
     ok(strstr(status_message(), "much") != NULL, "the message names the class: %s", status_message());
     dev_close(&d);
 }

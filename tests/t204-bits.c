@@ -140,8 +140,8 @@ static void gains(struct dev *d) {
 int main(void) {
     compare("portable, 2 threads",
             &(struct dev_options){.backend = DEV_HOST, .threads = 2, .kernel = "portable", .invariant = true});
-    compare("portable, 7 threads",
-            &(struct dev_options){.backend = DEV_HOST, .threads = 7, .kernel = "portable", .invariant = true});
+    compare("portable, 3 threads",
+            &(struct dev_options){.backend = DEV_HOST, .threads = 3, .kernel = "portable", .invariant = true});
     compare("avx2", &(struct dev_options){.backend = DEV_HOST, .threads = 1, .kernel = "avx2", .invariant = true});
     compare("avx512", &(struct dev_options){.backend = DEV_HOST, .threads = 2, .kernel = "avx512", .invariant = true});
     compare("guard", &(struct dev_options){.backend = DEV_GUARD, .threads = 2, .invariant = true});

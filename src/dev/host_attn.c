@@ -49,7 +49,7 @@ static void forward_tile(const struct dev *d, const struct attn_fwd_args *a, int
     float *o = host_f32(a->o) + (at + q0) * a->ldo + head * a->d, *lse = host_f32(a->lse) + (at + q0) * a->hq + head;
     float top[ATTN_ROWS], sum[ATTN_ROWS] = {0}, *s = ws, *acc = ws + TILE;
     int64_t rows = size_min(ATTN_ROWS, a->t - q0);
-    for (int64_t r = 0; r < rows; r++) top[r] = -INFINITY;
+    for (int r = 0; r < ATTN_ROWS; r++) top[r] = -INFINITY;
     memset(acc, 0, (size_t)(rows * a->d) * sizeof *acc);
     for (int64_t k0 = 0; k0 < q0 + rows; k0 += ATTN_KEYS) {
         struct leaf_attn x;
