@@ -97,6 +97,7 @@ static inline void attn_run(struct ops_run *r, struct attn_problem *x, bool ref)
     dptr d_q = ops_put_f32(r, attn_spread(r, q, n, nq, ldq), n * ldq),
          d_k = ops_put_f32(r, attn_spread(r, k, n, nkv, ldk), n * ldk);
     dptr d_v = ops_put_f32(r, attn_spread(r, v, n, nkv, ldv), n * ldv), d_first = ops_put(r, x->first, (size_t)n * 4);
+    if (!s.mask && s.t % 2) d_first.a = 0; /* no mask may also be said so */
     dptr d_o = ops_blank(r, n * ldo), d_lse = ops_blank(r, n * s.hq), d_dq = ops_blank(r, n * ldq),
          d_dk = ops_blank(r, n * ldk);
     dptr d_dv = ops_blank(r, n * ldv), d_g = ops_put_f32(r, attn_spread(r, g, n, nq, ldo), n * ldo);

@@ -32,7 +32,7 @@ static bool tile_init(struct leaf_attn *x, const int32_t *first, int64_t t, int6
     *keys = size_min(ATTN_KEYS, q0 + x->rows - k0); /* no later key is seen by the last row */
     if (*keys <= 0) return false;
     for (int64_t r = 0; r < x->rows; r++) {
-        int64_t row = q0 + r, lo = size_max(first[row], window ? row - window + 1 : 0);
+        int64_t row = q0 + r, lo = size_max(first ? first[row] : 0, window ? row - window + 1 : 0);
         x->lo[r] = (int32_t)size_min(size_max(lo - k0, 0), ATTN_KEYS);
         x->hi[r] = (int32_t)size_max(size_min(row + 1 - k0, *keys), 0);
         any |= x->lo[r] < x->hi[r];
@@ -54,7 +54,8 @@ static void forward_tile(const struct dev *d, const struct attn_fwd_args *a, int
     for (int64_t k0 = 0; k0 < q0 + rows; k0 += ATTN_KEYS) {
         struct leaf_attn x;
         int64_t keys;
-        if (!tile_init(&x, host_i32(a->first) + at, a->t, a->window, a->scale, q0, k0, &keys)) continue;
+        if (!tile_init(&x, a->first.a ? host_i32(a->first) + at : NULL, a->t, a->window, a->scale, q0, k0, &keys))
+            continue;
         host_gemm_tile(d->gemm, GEMM_NT, rows, keys, a->d, q, a->ldq, k + k0 * a->ldk, a->ldk, s, ATTN_KEYS, 0);
         d->leaf->attn_softmax(&x, s, top, sum, acc, a->d);
         host_gemm_tile(d->gemm, GEMM_NN, rows, a->d, keys, s, ATTN_KEYS, v + k0 * a->ldv, a->ldv, acc, a->d, 1);
@@ -113,7 +114,8 @@ static void backward_span(const struct dev *d, const struct attn_bwd_args *a, co
             for (int64_t k0 = w->k0 * ATTN_KEYS; k0 < last; k0 += ATTN_KEYS) {
                 struct leaf_attn x;
                 int64_t n;
-                if (!tile_init(&x, host_i32(a->first) + at, a->t, a->window, a->scale, q0, k0, &n)) continue;
+                if (!tile_init(&x, a->first.a ? host_i32(a->first) + at : NULL, a->t, a->window, a->scale, q0, k0, &n))
+                    continue;
                 const float *kt = k + k0 * a->ldk, *vt = v + k0 * a->ldv;
                 host_gemm_tile(d->gemm, GEMM_NT, rows, n, c, q, a->ldq, kt, a->ldk, s, ATTN_KEYS, 0);
                 host_gemm_tile(d->gemm, GEMM_NT, rows, n, c, g, a->ldo, vt, a->ldv, dp, ATTN_KEYS, 0);
