@@ -101,8 +101,23 @@ static inline void attn_run(struct ops_run *r, struct attn_problem *x, bool ref)
     dptr d_o = ops_blank(r, n * ldo), d_lse = ops_blank(r, n * s.hq), d_dq = ops_blank(r, n * ldq),
          d_dk = ops_blank(r, n * ldk);
     dptr d_dv = ops_blank(r, n * ldv), d_g = ops_put_f32(r, attn_spread(r, g, n, nq, ldo), n * ldo);
-    struct attn_fwd_args f = {d_q, d_k, d_v, d_o, d_lse,    d_first,        s.b, s.t, s.hq, s.hkv, s.d,
-                              ldq, ldk, ldv, ldo, s.window, (float)x->scale};
+    struct attn_fwd_args f = {.q = d_q,
+                              .k = d_k,
+                              .v = d_v,
+                              .o = d_o,
+                              .lse = d_lse,
+                              .first = d_first,
+                              .b = s.b,
+                              .t = s.t,
+                              .hq = s.hq,
+                              .hkv = s.hkv,
+                              .d = s.d,
+                              .ldq = ldq,
+                              .ldk = ldk,
+                              .ldv = ldv,
+                              .ldo = ldo,
+                              .window = s.window,
+                              .scale = (float)x->scale};
     ops_must(dev_attn_fwd(r->d, &f));
     struct attn_bwd_args b = {.q = d_q,
                               .k = d_k,

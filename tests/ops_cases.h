@@ -173,6 +173,14 @@ static inline void case_elementwise(struct ops_run *r, int64_t rows, int64_t c) 
            *same = ops_wide(r, x, n);
     for (int64_t i = 0; i < n; i++) sum[i] += (double)y[i], twice[i] *= 0.75, value[i] = -2.5;
     dptr d_x = ops_put_f32(r, x, n), d_y = ops_put_f32(r, y, n), d_c = ops_blank(r, n);
+    float *spread = ops_normal(r, rows * (c + 3), 1); /* rows apart, what lies between them kept */
+    double *apart = ops_wide(r, spread, rows * (c + 3));
+    for (int64_t i = 0; i < n; i++) apart[i / c * (c + 3) + i % c] = (double)x[i];
+    dptr d_r = ops_put_f32(r, spread, rows * (c + 3));
+    ops_must(
+        dev_copy_rows(r->d,
+                      &(struct copy_rows_args){.x = d_x, .y = d_r, .rows = rows, .cols = c, .ldx = c, .ldy = c + 3}));
+    ops_take(r, d_r, apart, rows * (c + 3));
     ops_must(dev_add(r->d, &(struct add_args){d_x, d_y, n}));
     ops_must(dev_copy(r->d, &(struct copy_args){d_x, d_c, (size_t)n * 4}));
     ops_take(r, d_y, sum, n);

@@ -137,6 +137,54 @@ static void gains(struct dev *d) {
     ops_end(&r);
 }
 
+/* Attention from a cache: query rows [t0, T) against all keys give the rows of the whole, wherever they begin and in one piece or row
+ * by row. */
+static void cache(struct dev *d) {
+    enum { B = 2, T = 150, CACHE = 160, HQ = 4, HKV = 2, D = 16, Q = HQ * D, KV = HKV * D };
+    struct ops_run r = {.seed = 11, .d = d};
+    float *q = ops_normal(&r, B * T * Q, 1), *k = ops_normal(&r, B * CACHE * KV, 1),
+          *v = ops_normal(&r, B * CACHE * KV, 1);
+    float *o = ops_host(&r, B * T * Q, 4), *whole = ops_host(&r, B * T * Q, 4), *lse = ops_host(&r, B * T * HQ, 4);
+    dptr d_k = ops_put_f32(&r, k, B * CACHE * KV), d_v = ops_put_f32(&r, v, B * CACHE * KV);
+    const int cut[] = {0, T, 0, 70, T, 0, 64, 65, 66, 128, T};
+    for (int i = 0, n = 0; i + 1 < (int)(sizeof cut / sizeof *cut); i++) {
+        int t0 = cut[i], t = cut[i + 1] - t0;
+        if (t <= 0) continue;
+        struct ops_run p = {.d = d};
+        float *part = ops_host(&p, (size_t)(B * t * Q), 4);
+        for (int s = 0; s < B; s++) memcpy(part + s * t * Q, q + (s * T + t0) * Q, (size_t)(t * Q) * 4);
+        struct attn_fwd_args a = {.q = ops_put_f32(&p, part, B * t * Q),
+                                  .k = d_k,
+                                  .v = d_v,
+                                  .o = ops_blank(&p, B * t * Q),
+                                  .lse = ops_blank(&p, B * t * HQ),
+                                  .b = B,
+                                  .t = t,
+                                  .hq = HQ,
+                                  .hkv = HKV,
+                                  .d = D,
+                                  .ldq = Q,
+                                  .ldk = KV,
+                                  .ldv = KV,
+                                  .ldo = Q,
+                                  .window = 90,
+                                  .scale = 0.25f,
+                                  .t0 = t0,
+                                  .tk = CACHE};
+        ops_must(dev_attn_fwd(d, &a));
+        ops_must(dev_download(d, part, a.o, (size_t)(B * t * Q) * 4));
+        ops_must(dev_download(d, lse, a.lse, (size_t)(B * t * HQ) * 4));
+        for (int s = 0; s < B; s++) memcpy(o + (s * T + t0) * Q, part + s * t * Q, (size_t)(t * Q) * 4);
+        if (cut[i + 1] == T && n++ == 0) memcpy(whole, o, (size_t)B * T * Q * 4);
+        if (cut[i + 1] == T)
+            ok(!memcmp(whole, o, (size_t)B * T * Q * 4), "attention from a cache, last piece from row %d", t0);
+        ops_end(&p);
+    }
+    is_status(dev_attn_fwd(d, &(struct attn_fwd_args){.b = 1, .t = 2, .hq = 1, .hkv = 1, .d = 1, .t0 = 3, .tk = 4}),
+              TM_ERR_SHAPE);
+    ops_end(&r);
+}
+
 int main(void) {
     compare("portable, 2 threads",
             &(struct dev_options){.backend = DEV_HOST, .threads = 2, .kernel = "portable", .invariant = true});
@@ -150,6 +198,7 @@ int main(void) {
     vocabulary(d, 131);
     vocabulary(d, 5003);
     gains(d);
+    cache(d);
     dev_close(&d);
     return tap_done();
 }

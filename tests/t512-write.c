@@ -137,6 +137,8 @@ static void files_of_a_plan(void) {
     is_status(hub_write_end(&w), TM_ERR_INTERNAL);
     ok(!file_exists(in_scratch("short.safetensors.tmp")), "an incomplete file is removed");
     is_status(hub_write_begin(one, 0, in_scratch("absent/x.safetensors"), &w), TM_ERR_IO);
+    is_status(hub_save(in_scratch("out"), t, (const void *[]){"abcd", "abcd"}, 2, NULL), TM_ERR_IO); /* a directory */
+    ok(!file_exists(in_scratch("out.tmp")), "a file that cannot get its name is removed");
     hub_plan_destroy(&p);
     hub_plan_destroy(&one);
 }

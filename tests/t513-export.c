@@ -30,7 +30,7 @@ static int64_t bytes_of(const struct hub_tensor *t) {
 
 struct maker {
     int64_t limit, calls;
-    int fail_rank, fail_call; /* this call fails there */
+    int fail_rank, fail_call; /* this call and the later ones fail there */
     bool within;              /* no block larger than the limit, but for single rows */
 };
 
@@ -48,9 +48,10 @@ static enum status produce(void *ctx, int i, int64_t row0, int64_t rows, int roo
         TM_TRY(par_bcast(grid.world, row, row_bytes, owner));
         if (out) memcpy((char *)out + (r - row0) * row_bytes, row, (size_t)row_bytes);
     }
-    if (m->calls++ == m->fail_call && par_rank() == m->fail_rank)
-        return TM_FAIL(TM_ERR_NUMERIC, "%s: rows from %lld on hold a NaN", t->name, (long long)row0);
-    return TM_OK;
+    int64_t call = m->calls++;
+    if (m->fail_call < 0 || call < m->fail_call || par_rank() != m->fail_rank) return TM_OK;
+    if (call > m->fail_call) return TM_FAIL(TM_ERR_IO, "a later failure, which must not hide the first");
+    return TM_FAIL(TM_ERR_NUMERIC, "%s: rows from %lld on hold a NaN", t->name, (long long)row0);
 }
 
 /* On rank 0: files of the plan that are as they should be. */

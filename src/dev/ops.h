@@ -90,11 +90,15 @@ struct rope_args {
  * row distances ldq, ldk, ldv, ldo. Row t sees keys max(first[row], t - window + 1) .. t, where first [N] int32 is an index inside the
  * sequence (left padding and document boundaries; the address 0 = all zeros), window 0 = none. A row that sees nothing gives zeros.
  * lse [N, hq] natural log of the sum, -inf for such a row.
- * Tiled with an online softmax: never a T x T array. Tile sizes are constants, so bits do not depend on threads. */
+ * Tiled with an online softmax: never a T x T array. Tile sizes are constants, so bits do not depend on threads.
+ * With a cache of keys and values (forward only): the query rows are positions t0 .. t0 + T - 1 of their sequences and see keys from
+ * position 0 on; k and v then hold tk >= t0 + T rows per sequence (tk = 0: T, and t0 = 0). Key tiles lie at fixed positions, so a row's bits
+ * do not depend on where the query begins. */
 struct attn_fwd_args {
     dptr q, k, v, o, lse, first;
     int64_t b, t, hq, hkv, d, ldq, ldk, ldv, ldo, window;
     float scale;
+    int64_t t0, tk;
 };
 /* Gradients, written whole; they have the row distances of their forward arrays, dout that of o. dk, dv of one KV
  * head sum over its q heads in rising order, then rows rising. `delta` [N, hq] is scratch. */
@@ -133,6 +137,11 @@ struct add_args {
 struct copy_args {
     dptr x, y;
     size_t bytes;
+};
+/* y[r,:] = x[r,:] for rows that lie ldx and ldy apart; x and y do not overlap. */
+struct copy_rows_args {
+    dptr x, y;
+    int64_t rows, cols, ldx, ldy;
 };
 struct fill_args {
     dptr y;

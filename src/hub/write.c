@@ -108,7 +108,10 @@ static enum status rename_tmp(const char *path) {
     char tmp[PATH_BYTES];
     if (snprintf(tmp, sizeof tmp, "%s.tmp", path) >= (int)sizeof tmp)
         return TM_FAIL(TM_ERR_IO, "path too long: %s", path);
-    return rename(tmp, path) == 0 ? TM_OK : io_error("rename", tmp);
+    if (rename(tmp, path) == 0) return TM_OK;
+    enum status st = io_error("rename", tmp);
+    unlink(tmp);
+    return st;
 }
 
 enum status hub_commit_dir(const char *dir, const struct hub_plan *plan) {

@@ -44,8 +44,8 @@ struct hub_plan {
 };
 
 /* shard_size: bytes of tensor data per file, > 0. metadata: texts for "__metadata__", borrowed; NULL = {"format": "pt"}, what transformers
- * asks for; an empty object = none. The caller frees with hub_plan_destroy. Local. Errors: DATA (no name, a name twice, not UTF-8), SHAPE
- * (sizes overflow), DECK (shard_size), MEMORY. */
+ * asks for; an empty object = none. The caller frees with hub_plan_destroy. Local. Errors: DATA (no name, a name twice), FORMAT (a name
+ * that is not UTF-8), SHAPE (sizes overflow), UNSUPPORTED (a header above 100 MB), DECK (shard_size), MEMORY. */
 enum status hub_plan_create(const struct hub_tensor *tensors, int n, int64_t shard_size, json_t *metadata,
                             struct hub_plan **out);
 void hub_plan_destroy(struct hub_plan **plan);
@@ -62,7 +62,8 @@ enum status hub_write_end(struct hub_writer **w);
 void hub_write_drop(struct hub_writer **w); /* give up: close and remove */
 
 /* Before an export: make `dir` and see that it can take the plan: it must not hold *.safetensors files or an index of another layout, which
- * a reader might mix with ours (nothing is ever deleted here). IO when it does, or when there is too little space. Local. */
+ * a reader might mix with ours. IO when it does (nothing is deleted), or when there is too little space. A file of the same name is replaced
+ * by the commit: the caller sees to it that `dir` is not the model it reads from. Local. */
 enum status hub_prepare_dir(const char *dir, const struct hub_plan *plan);
 /* After all files of the plan lie in `dir` as .tmp: give them their names, the index last. Local. */
 enum status hub_commit_dir(const char *dir, const struct hub_plan *plan);

@@ -53,7 +53,7 @@ enum status stage_quant_tensors(const struct quant_model *q, struct ckpt_tensor 
     return TM_OK;
 }
 
-static enum status load_maxima(struct quant_model *q, struct ckpt *c) {
+enum status stage_load_maxima(struct quant_model *q, struct ckpt *c) {
     struct ckpt_tensor t;
     bool more = true;
     for (int i = 0;; i++) {
@@ -61,8 +61,7 @@ static enum status load_maxima(struct quant_model *q, struct ckpt *c) {
         if (!more) break;
         TM_TRY(ckpt_read_box(c, t.desc.name, &t.desc.box, DTYPE_f32, t.host));
     }
-    TM_TRY(quant_model_upload(q));
-    return quant_model_apply(q);
+    return quant_model_upload(q);
 }
 
 enum status stage_open_quant_all(struct stage_run *r, const struct deck_stage *s, struct model *m,
@@ -80,7 +79,8 @@ enum status stage_open_quant_all(struct stage_run *r, const struct deck_stage *s
     enum status st = TM_OK;
     if (json_object_size(formats) > 0) {
         st = quant_model_restore(m, formats, &out->q);
-        if (st == TM_OK) st = load_maxima(out->q, c);
+        if (st == TM_OK) st = stage_load_maxima(out->q, c);
+        if (st == TM_OK) st = quant_model_apply(out->q);
         if (st == TM_OK) out->hook = quant_model_hook(out->q);
     }
     ckpt_close(&c);

@@ -21,3 +21,5 @@ const struct model_hook *stage_quant_hook(const struct stage_quant *q);
 enum status stage_quant_results(struct stage_run *r, const struct deck_stage *s, const struct stage_quant *q);
 /* The quantizers' maxima as host tensors of a checkpoint ("quant/<module>.<site>.amax"), appended to a list. Local. */
 enum status stage_quant_tensors(const struct quant_model *q, struct ckpt_tensor **list, size_t *cap, size_t *n);
+/* Read the maxima back and put them onto the device. Local. */
+enum status stage_load_maxima(struct quant_model *q, struct ckpt *c);

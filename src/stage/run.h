@@ -46,6 +46,9 @@ enum status stage_result(struct stage_run *r, const struct deck_stage *s, const 
                          const char *unit);
 enum status stage_result_text(struct stage_run *r, const struct deck_stage *s, const char *name, const char *value);
 
+/* The object of results.json that belongs to the stage; borrowed. Rank 0 only. */
+json_t *stage_results_of(struct stage_run *r, const struct deck_stage *s);
+
 /* "<run.dir>/ckpt/<nn>-<stage name>" */
 enum status stage_ckpt_dir(const struct deck_stage *s, char *out, size_t cap);
 
