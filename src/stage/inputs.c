@@ -132,6 +132,13 @@ static enum status model_dir(const struct deck_stage *s, char *out, size_t cap) 
     return TM_OK;
 }
 
+enum status stage_model_config(const struct deck_stage *s, struct model_config *out) {
+    char dir[4096];
+    *out = (struct model_config){0};
+    TM_TRY(model_dir(s, dir, sizeof dir));
+    return model_config_read(dir, out);
+}
+
 static enum status load_ckpt_all(struct stage_run *r, struct ckpt *c, struct model *m) {
     struct ckpt_tensor *tensors;
     int n;
@@ -143,11 +150,9 @@ static enum status load_ckpt_all(struct stage_run *r, struct ckpt *c, struct mod
 
 enum status stage_open_set_all(struct stage_run *r, const struct deck_stage *s, const struct deck_dataset *d,
                                struct data_set **out, int64_t *rows) {
-    char dir[4096];
-    struct model_config c = {0};
+    struct model_config c;
     (void)r;
-    enum status st = model_dir(s, dir, sizeof dir);
-    if (st == TM_OK) st = model_config_read(dir, &c);
+    enum status st = stage_model_config(s, &c);
     if (st == TM_OK) st = open_data(s, d, c.vocab, out, rows);
     model_config_free(&c);
     return par_agree_all(st);
