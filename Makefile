@@ -15,6 +15,7 @@ WERROR  ?= 1
 V       ?= 0
 prefix  ?= /usr/local
 NP      ?= 4
+MPIRUN  ?= mpirun
 OPT     ?= -O2 -g
 
 BUILD   := build/$(notdir $(CC))$(if $(SAN),-$(SAN))
@@ -80,9 +81,21 @@ configure: ## look for the libraries again and write config.mk
 setup: ## install what is missing (Debian and Ubuntu packages)
 	@scripts/setup
 
+# --- the embedded model's text, for `temper inputs/pretrain-austen.cfg` only ---------------------------------------------
+austen-text: run/austen-text/emma.txt ## the six novels (Debian's r-cran-janeaustenr) into run/austen-text
+run/austen-text/emma.txt:
+	@mkdir -p run/austen-text
+	cd run/austen-text && apt-get download r-cran-janeaustenr && cd ../.. && python3 scripts/austen.py run/austen-text/*.deb run/austen-text
+
 # --- running and testing ------------------------------------------------------------------------------------------------
 TESTS ?=
-.PHONY: all setup configure run test test-all test-tools lint format help info clean install FORCE
+.PHONY: all setup configure austen-text prove run test test-all test-tools lint format help info clean install FORCE
+
+run: ## set up, build, and run the main job on $(NP) ranks
+	@scripts/setup
+	@$(MAKE) --no-print-directory all
+	$(MPIRUN) -np $(NP) ./temper inputs/qad-austen.cfg
+	@echo "report: run/qad-austen/report.html"
 
 test: ## set up, build, run all tests of tier 1: make test [TESTS=t3]
 	@scripts/setup

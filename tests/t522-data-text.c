@@ -21,7 +21,7 @@ static enum status collect(void *ctx, const char *text, size_t n) {
 static void is_split(const char *path, const char *text, size_t n, enum data_split split, const char *want) {
     struct str s = {0};
     must(file_write(path, text, n));
-    enum status st = data_text_each(path, split, collect, &s);
+    enum status st = data_text_each(path, split, "text", collect, &s);
     const char *got = st == TM_OK && s.p ? s.p : status_message();
     ok(st == TM_OK && !strcmp(got, want), "documents %s (got %s)", want, got);
     str_free(&s);
@@ -30,7 +30,7 @@ static void is_split(const char *path, const char *text, size_t n, enum data_spl
 static void is_refused(const char *path, const char *text, size_t n, enum status want, const char *part) {
     struct str s = {0};
     must(file_write(path, text, n));
-    enum status st = data_text_each(path, DATA_SPLIT_BLANK, collect, &s);
+    enum status st = data_text_each(path, DATA_SPLIT_BLANK, "text", collect, &s);
     ok(st == want && strstr(status_message(), part) && strstr(status_message(), path), "refused: %s", status_message());
     str_free(&s);
 }
@@ -54,8 +54,12 @@ static void splitting(void) {
             ".jsonl:3: expected an object with a string under \"text\"");
     REFUSED(jsonl, "[\"text\"]\n", TM_ERR_DATA, ".jsonl:1: expected an object");
     struct str s = {0};
-    is_status(data_text_each("/nonexistent.txt", DATA_SPLIT_FILE, collect, &s), TM_ERR_IO);
-    is_status(data_text_each("/nonexistent.jsonl", DATA_SPLIT_FILE, collect, &s), TM_ERR_IO);
+    must(file_write(jsonl, "{\"text\": 1, \"body\": \"b\"}\n", 24)); /* another member holds the text */
+    must(data_text_each(jsonl, DATA_SPLIT_FILE, "body", collect, &s));
+    is_str(s.p, "[b]", "the text under another key");
+    str_clear(&s);
+    is_status(data_text_each("/nonexistent.txt", DATA_SPLIT_FILE, "text", collect, &s), TM_ERR_IO);
+    is_status(data_text_each("/nonexistent.jsonl", DATA_SPLIT_FILE, "text", collect, &s), TM_ERR_IO);
     str_free(&s);
 
     /* lines longer than a read, and a last line without its end: 100 documents of 40 000 letters */
@@ -67,7 +71,7 @@ static void splitting(void) {
         must(str_append(&big, "\"}", 2));
     }
     must(file_write(jsonl, big.p, big.len));
-    must(data_text_each(jsonl, DATA_SPLIT_FILE, collect, &got));
+    must(data_text_each(jsonl, DATA_SPLIT_FILE, "text", collect, &got));
     is_int(got.len, 100 * 40002, "long lines arrive whole");
     str_free(&big);
     str_free(&got);
@@ -104,7 +108,7 @@ static void conversion(void) {
     must(file_write(txt, "ab\n\nc", 5));
     static const char three[] = "{\"text\": \"a\"}\n{\"text\": \"\"}\n{\"text\": \"bb\"}";
     must(file_write(jsonl, three, sizeof three - 1));
-    must(data_convert_text(paths, 2, DATA_SPLIT_BLANK, t, 0, prefix, &documents, &tokens));
+    must(data_convert_text(paths, 2, DATA_SPLIT_BLANK, "text", t, 0, prefix, &documents, &tokens));
     is_int(documents, 4, "documents; an empty one is left out");
     is_int(tokens, 4 + 2 + 2 + 3, "tokens, each document's end included");
     must(data_index_open(prefix, &x));
@@ -113,16 +117,16 @@ static void conversion(void) {
     ok(got[0] == 66 && got[1] == 66 && got[2] == 0, "bb and the end of the document");
     data_index_close(&x);
 
-    must(data_source_text(jsonl, DATA_SPLIT_FILE, t, 0, &s)); /* tokenized on the fly: the same tokens */
+    must(data_source_text(jsonl, DATA_SPLIT_FILE, "text", t, 0, &s)); /* tokenized on the fly: the same tokens */
     is_int(data_source_documents(s), 2, "documents of a text source");
     must(data_source_read(s, 1, 0, 3, got));
     ok(got[0] == 66 && got[1] == 66 && got[2] == 0, "the same tokens");
     data_source_free(&s);
 
-    is_status(data_convert_text(paths, 2, DATA_SPLIT_FILE, t, 257, prefix, NULL, NULL), TM_ERR_DECK);
+    is_status(data_convert_text(paths, 2, DATA_SPLIT_FILE, "text", t, 257, prefix, NULL, NULL), TM_ERR_DECK);
     must(file_write(jsonl, "{\"text\": \"\"}", 12));
-    is_status(data_convert_text(paths + 1, 1, DATA_SPLIT_FILE, t, 0, prefix, NULL, NULL), TM_ERR_DATA);
-    is_status(data_source_text(jsonl, DATA_SPLIT_FILE, t, 0, &s), TM_ERR_DATA);
+    is_status(data_convert_text(paths + 1, 1, DATA_SPLIT_FILE, "text", t, 0, prefix, NULL, NULL), TM_ERR_DATA);
+    is_status(data_source_text(jsonl, DATA_SPLIT_FILE, "text", t, 0, &s), TM_ERR_DATA);
     must(data_index_open(prefix, &x)); /* what failed has not touched what was there */
     is_int(x->sequences, 4, "the old shard is still whole");
     data_index_close(&x);
@@ -163,7 +167,7 @@ static void whole_conversion(void) {
     struct tok *t;
     snprintf(path, sizeof path, "%s/golden/data/tokenizers/gpt2_bpe.tokenizer.json", root);
     must(tok_open(path, &t));
-    must(data_convert_text(paths, 1, DATA_SPLIT_FILE, t, tok_eos(t), prefix, NULL, NULL));
+    must(data_convert_text(paths, 1, DATA_SPLIT_FILE, "text", t, tok_eos(t), prefix, NULL, NULL));
     for (int i = 0; i < 2; i++) {
         const char *ending = i ? "idx" : "bin";
         char ours[96];

@@ -59,8 +59,10 @@ struct ckpt_saved {
  * Everything is written to step_*.tmp, synced, agreed on, then renamed; a step that exists already is replaced without a moment in which
  * neither is there. On an error all ranks return the same status, the .tmp is gone, older checkpoints are untouched (only if the error is
  * the ledger's is the new one there). `info` may be NULL.
+ * Rank 0 prunes after the agreement, so other ranks may return before old folders are gone.
  * Errors: IO (no space: says both numbers), SHAPE (a tensor is not covered, a box is outside its tensor), INTERNAL (lists differ, a bad
- * name, data missing), DEVICE, MEMORY, COMM.
+ * name, data missing), FORMAT (two tensors of one name), UNSUPPORTED (as_bf16 of another dtype), DECK (deck or metadata not UTF-8, a
+ * number in it not finite), DEVICE, MEMORY, COMM.
  * Faults for tests: ckpt:space, write, index, manifest, rename, ledger (an error there); ckpt:die-write, die-manifest, die-rename (SIGKILL). */
 enum status ckpt_save_all(const struct ckpt_save_args *a, struct ckpt_saved *info);
 

@@ -163,10 +163,11 @@ static enum status add_document(void *ctx, const char *text, size_t n) {
     return TM_OK;
 }
 
-enum status data_source_text(const char *path, enum data_split split, struct tok *t, int32_t eod,
+enum status data_source_text(const char *path, enum data_split split, const char *text_key, struct tok *t, int32_t eod,
                              struct data_source **out) {
     TM_TRY(create(DATA_TEXT, path, out));
-    return deliver(data_text_each(path, split, add_document, &(struct text_reader){.s = *out, .t = t, .eod = eod}),
+    return deliver(data_text_each(path, split, text_key, add_document,
+                                  &(struct text_reader){.s = *out, .t = t, .eod = eod}),
                    out);
 }
 

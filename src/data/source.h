@@ -30,7 +30,7 @@ enum status data_source_rows(const char *name, const int64_t *ids, const int64_t
 
 /* A text or .jsonl file, tokenized now, `eod` behind each document (-1: none). For large texts convert once instead: this
  * keeps 4 bytes a token in every process. t is only used during the call. Errors: those of data_text_each; DATA when empty. */
-enum status data_source_text(const char *path, enum data_split split, struct tok *t, int32_t eod,
+enum status data_source_text(const char *path, enum data_split split, const char *text_key, struct tok *t, int32_t eod,
                              struct data_source **out);
 
 /* Random documents: lengths uniform in 1..max_length, ids uniform in [0, vocab), the last one `eod` (-1: none). Every token is a

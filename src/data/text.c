@@ -100,24 +100,25 @@ static enum status next_line(struct lines *l, const char **line, size_t *n) {
     }
 }
 
-static enum status one_line(const char *path, int64_t number, const char *line, size_t n, data_document_fn *fn,
-                            void *ctx) {
+static enum status one_line(const char *path, const char *key, int64_t number, const char *line, size_t n,
+                            data_document_fn *fn, void *ctx) {
     json_error_t e;
     json_t *root = json_loadb(line, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &e);
     if (!root) return TM_FAIL(TM_ERR_DATA, "%s:%lld:%d: not valid JSON: %s", path, (long long)number, e.column, e.text);
-    const json_t *text = json_object_get(root, "text");
+    const json_t *text = json_object_get(root, key);
     enum status st;
     if (json_is_string(text)) {
         st = fn(ctx, json_string_value(text), json_string_length(text));
         if (st != TM_OK) status_context(st, "%s:%lld: ", path, (long long)number);
     } else {
-        st = TM_FAIL(TM_ERR_DATA, "%s:%lld: expected an object with a string under \"text\"", path, (long long)number);
+        st = TM_FAIL(TM_ERR_DATA, "%s:%lld: expected an object with a string under \"%s\"", path, (long long)number,
+                     key);
     }
     json_decref(root);
     return st;
 }
 
-static enum status each_json_line(const char *path, data_document_fn *fn, void *ctx) {
+static enum status each_json_line(const char *path, const char *key, data_document_fn *fn, void *ctx) {
     struct lines l = {.path = path, .fd = open(path, O_RDONLY | O_CLOEXEC)};
     if (l.fd < 0) return TM_FAIL(TM_ERR_IO, "cannot open %s: %s", path, strerror(errno));
     enum status st = TM_OK;
@@ -130,7 +131,7 @@ static enum status each_json_line(const char *path, data_document_fn *fn, void *
         if (is_blank(line, n)) continue;
         documents++;
         st = check_utf8(path, line, n, l.offset + (line - l.buffer.p));
-        if (st == TM_OK) st = one_line(path, number, line, n, fn, ctx);
+        if (st == TM_OK) st = one_line(path, key, number, line, n, fn, ctx);
     }
     if (st == TM_OK && documents == 0) st = TM_FAIL(TM_ERR_DATA, "%s holds no document", path);
     str_free(&l.buffer);
@@ -138,10 +139,11 @@ static enum status each_json_line(const char *path, data_document_fn *fn, void *
     return st;
 }
 
-enum status data_text_each(const char *path, enum data_split split, data_document_fn *fn, void *ctx) {
+enum status data_text_each(const char *path, enum data_split split, const char *text_key, data_document_fn *fn,
+                           void *ctx) {
     size_t n = strlen(path);
     bool jsonl = n > 6 && !strcmp(path + n - 6, ".jsonl");
-    return jsonl ? each_json_line(path, fn, ctx) : each_plain(path, split, fn, ctx);
+    return jsonl ? each_json_line(path, text_key, fn, ctx) : each_plain(path, split, fn, ctx);
 }
 
 /* --- conversion ---------------------------------------------------------------------------------------------------------*/
@@ -169,15 +171,16 @@ static enum status convert_document(void *ctx, const char *text, size_t n) {
     return data_writer_end_document(c->w);
 }
 
-enum status data_convert_text(const char *const *paths, size_t npaths, enum data_split split, struct tok *t,
-                              int32_t eod, const char *prefix, int64_t *documents, int64_t *tokens) {
+enum status data_convert_text(const char *const *paths, size_t npaths, enum data_split split, const char *text_key,
+                              struct tok *t, int32_t eod, const char *prefix, int64_t *documents, int64_t *tokens) {
     struct conversion c = {.t = t, .eod = eod};
     if (eod >= tok_vocab_size(t))
         return TM_FAIL(TM_ERR_DECK, "end-of-document id %d: the vocabulary has %d ids", (int)eod,
                        (int)tok_vocab_size(t));
     TM_TRY(data_writer_open(prefix, tok_vocab_size(t) < 65500 ? DATA_U16 : DATA_I32, &c.w));
     enum status st = TM_OK;
-    for (size_t i = 0; i < npaths && st == TM_OK; i++) st = data_text_each(paths[i], split, convert_document, &c);
+    for (size_t i = 0; i < npaths && st == TM_OK; i++)
+        st = data_text_each(paths[i], split, text_key, convert_document, &c);
     if (st == TM_OK && c.tokens == 0) st = TM_FAIL(TM_ERR_DATA, "no text in %zu files for %s", npaths, prefix);
     if (st == TM_OK)
         st = data_writer_finish(&c.w);

@@ -22,16 +22,17 @@ static enum status check(int64_t b, int64_t t, int64_t hq, int64_t hkv, int64_t 
 }
 static int64_t tiles(int64_t n, int64_t tile) { return size_ceil_div(n, tile); }
 
-/* The tile of query rows [q0, ..) of a sequence of T and keys [k0, ..): its extent and what each row sees. False: nothing is seen. */
-static bool tile_init(struct leaf_attn *x, const int32_t *first, int64_t t, int64_t window, float scale, int64_t q0,
-                      int64_t k0, int64_t *keys) {
+/* The tile of query rows [q0, ..) of T, the first of which is position t0 of its sequence, and keys [k0, ..): its extent and what each row
+ * sees. False: nothing is seen. */
+static bool tile_init(struct leaf_attn *x, const int32_t *first, int64_t t0, int64_t t, int64_t window, float scale,
+                      int64_t q0, int64_t k0, int64_t *keys) {
     bool any = false;
     x->rows = size_min(ATTN_ROWS, t - q0);
     x->scale = scale;
-    *keys = size_min(ATTN_KEYS, q0 + x->rows - k0); /* no later key is seen by the last row */
+    *keys = size_min(ATTN_KEYS, t0 + q0 + x->rows - k0); /* no later key is seen by the last row */
     if (*keys <= 0) return false;
     for (int64_t r = 0; r < x->rows; r++) {
-        int64_t row = q0 + r, lo = size_max(first[row], window ? row - window + 1 : 0);
+        int64_t row = t0 + q0 + r, lo = size_max(first[q0 + r], window ? row - window + 1 : 0);
         x->lo[r] = (int32_t)size_min(size_max(lo - k0, 0), ATTN_KEYS);
         x->hi[r] = (int32_t)size_max(size_min(row + 1 - k0, *keys), 0);
         any |= x->lo[r] < x->hi[r];
@@ -42,18 +43,18 @@ static bool tile_init(struct leaf_attn *x, const int32_t *first, int64_t t, int6
 /* One q tile of one head. ws: scores [TILE], then weighted values [ATTN_ROWS, d]. */
 static void forward_tile(const struct dev *d, const struct attn_fwd_args *a, int64_t seq, int64_t head, int64_t q0,
                          float *ws) {
-    const int64_t kv = head / (a->hq / a->hkv), at = seq * a->t;
+    const int64_t kv = head / (a->hq / a->hkv), at = seq * a->t, key_at = seq * (a->tk ? a->tk : a->t);
     const float *q = host_f32(a->q) + (at + q0) * a->ldq + head * a->d;
-    const float *k = host_f32(a->k) + at * a->ldk + kv * a->d, *v = host_f32(a->v) + at * a->ldv + kv * a->d;
+    const float *k = host_f32(a->k) + key_at * a->ldk + kv * a->d, *v = host_f32(a->v) + key_at * a->ldv + kv * a->d;
     float *o = host_f32(a->o) + (at + q0) * a->ldo + head * a->d, *lse = host_f32(a->lse) + (at + q0) * a->hq + head;
     float top[ATTN_ROWS], sum[ATTN_ROWS] = {0}, *s = ws, *acc = ws + TILE;
     int64_t rows = size_min(ATTN_ROWS, a->t - q0);
     for (int64_t r = 0; r < rows; r++) top[r] = -INFINITY;
     memset(acc, 0, (size_t)(rows * a->d) * sizeof *acc);
-    for (int64_t k0 = 0; k0 < q0 + rows; k0 += ATTN_KEYS) {
+    for (int64_t k0 = 0; k0 < a->t0 + q0 + rows; k0 += ATTN_KEYS) {
         struct leaf_attn x;
         int64_t keys;
-        if (!tile_init(&x, host_i32(a->first) + at, a->t, a->window, a->scale, q0, k0, &keys)) continue;
+        if (!tile_init(&x, host_i32(a->first) + at, a->t0, a->t, a->window, a->scale, q0, k0, &keys)) continue;
         host_gemm_tile(d->gemm, GEMM_NT, rows, keys, a->d, q, a->ldq, k + k0 * a->ldk, a->ldk, s, ATTN_KEYS, 0);
         d->leaf->attn_softmax(&x, s, top, sum, acc, a->d);
         host_gemm_tile(d->gemm, GEMM_NN, rows, a->d, keys, s, ATTN_KEYS, v + k0 * a->ldv, a->ldv, acc, a->d, 1);
@@ -69,6 +70,9 @@ enum status host_attn_fwd(struct dev *d, const struct attn_fwd_args *a) {
     char *base;
     size_t stride;
     TM_TRY(check(a->b, a->t, a->hq, a->hkv, a->d, a->window));
+    if (a->t0 < 0 || ((a->t0 || a->tk) && a->tk < a->t0 + a->t))
+        return TM_FAIL(TM_ERR_SHAPE, "positions %lld .. %lld in a cache of %lld", (long long)a->t0,
+                       (long long)(a->t0 + a->t), (long long)a->tk);
     TM_TRY(host_scratch(d, (size_t)(TILE + ATTN_ROWS * a->d) * sizeof(float), &base, &stride));
     int64_t nq = tiles(a->t, ATTN_ROWS), n = a->b * a->hq * nq;
 #pragma omp parallel for schedule(dynamic) num_threads(d->threads) if (n > 1)
@@ -112,7 +116,7 @@ static void backward_span(const struct dev *d, const struct attn_bwd_args *a, co
             for (int64_t k0 = w->k0 * ATTN_KEYS; k0 < last; k0 += ATTN_KEYS) {
                 struct leaf_attn x;
                 int64_t n;
-                if (!tile_init(&x, host_i32(a->first) + at, a->t, a->window, a->scale, q0, k0, &n)) continue;
+                if (!tile_init(&x, host_i32(a->first) + at, 0, a->t, a->window, a->scale, q0, k0, &n)) continue;
                 const float *kt = k + k0 * a->ldk, *vt = v + k0 * a->ldv;
                 host_gemm_tile(d->gemm, GEMM_NT, rows, n, c, q, a->ldq, kt, a->ldk, s, ATTN_KEYS, 0);
                 host_gemm_tile(d->gemm, GEMM_NT, rows, n, c, g, a->ldo, vt, a->ldv, dp, ATTN_KEYS, 0);

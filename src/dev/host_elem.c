@@ -39,6 +39,13 @@ enum status host_copy(struct dev *d, const struct copy_args *a) {
     PIECES((int64_t)a->bytes, memcpy(y + i, x + i, (size_t)m));
     return TM_OK;
 }
+enum status host_copy_rows(struct dev *d, const struct copy_rows_args *a) {
+    float *y = host_f32(a->y);
+    const float *x = host_f32(a->x);
+#pragma omp parallel for num_threads(d->threads) if (a->rows * a->cols > HOST_SERIAL)
+    for (int64_t r = 0; r < a->rows; r++) memcpy(y + r * a->ldy, x + r * a->ldx, (size_t)a->cols * sizeof *y);
+    return TM_OK;
+}
 enum status host_swiglu_fwd(struct dev *d, const struct swiglu_fwd_args *a) {
     PIECES(a->n, d->leaf->swiglu_fwd(host_f32(a->g) + i, host_f32(a->u) + i, host_f32(a->y) + i, m));
     return TM_OK;

@@ -88,11 +88,15 @@ struct rope_args {
 /* Causal grouped-query attention over `b` sequences of T tokens (token row = sequence * T + t). q [N, hq*D], k, v [N, hkv*D], o [N, hq*D] with
  * row distances ldq, ldk, ldv, ldo. Row t sees keys max(first[row], t - window + 1) .. t, where first [N] int32 is an index inside the
  * sequence (left padding and document boundaries), window 0 = none. A row that sees nothing gives zeros. lse [N, hq] natural log of the sum.
- * Tiled with an online softmax: never a T x T array. Tile sizes are constants, so bits do not depend on threads. */
+ * Tiled with an online softmax: never a T x T array. Tile sizes are constants, so bits do not depend on threads.
+ * With a cache of keys and values (forward only): the query rows are positions t0 .. t0 + T - 1 of their sequences and see keys from
+ * position 0 on; k and v then hold tk >= t0 + T rows per sequence (tk = 0: T, and t0 = 0). Key tiles lie at fixed positions, so a row's bits
+ * do not depend on where the query begins. */
 struct attn_fwd_args {
     dptr q, k, v, o, lse, first;
     int64_t b, t, hq, hkv, d, ldq, ldk, ldv, ldo, window;
     float scale;
+    int64_t t0, tk;
 };
 /* Gradients; dk, dv of one KV head sum over its q heads in rising order, then rows rising. `delta` [N, hq] is scratch. */
 struct attn_bwd_args {
@@ -130,6 +134,11 @@ struct add_args {
 struct copy_args {
     dptr x, y;
     size_t bytes;
+};
+/* y[r,:] = x[r,:] for rows that lie ldx and ldy apart; x and y do not overlap. */
+struct copy_rows_args {
+    dptr x, y;
+    int64_t rows, cols, ldx, ldy;
 };
 struct fill_args {
     dptr y;

@@ -91,6 +91,8 @@ struct model_shape {
     int64_t b, t;     /* sequences, their length */
     bool recompute;   /* keep only layer inputs for backward */
     bool keep_layers; /* pin every layer's input and output: for probes */
+    const struct tape_cache
+        *cache; /* [layers of the model]: this run goes on after what is in it; borrowed by the tape; NULL: none */
 };
 /* Record the forward pass of this stage. io->layer_out (when keep_layers) is owned by the caller: [layers + 1] values, TAPE_NONE-filled here
  * where not of this stage; entry 0 is the embedding, entry i + 1 the output of layer i. Local. */

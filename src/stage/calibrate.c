@@ -41,7 +41,7 @@ static enum status make_pass(struct calibrate *c) {
 
 static enum status open_all(struct calibrate *c) {
     const struct deck_stage *s = c->s;
-    TM_TRY(stage_open_set_all(c->r, s, &c->set, &c->rows));
+    TM_TRY(stage_open_set_all(c->r, s, s->dataset, &c->set, &c->rows));
     TM_TRY(stage_open_model_all(c->r, s, false, data_set_seq_length(c->set), &c->model));
     enum status st = stage_make_quant(s, c->model.m, &c->quant);
     if (st == TM_OK && !c->quant.q->any)

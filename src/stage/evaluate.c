@@ -27,7 +27,7 @@ static bool compares(const struct deck_stage *s) {
 
 static enum status open_all(struct eval *e) {
     const struct deck_stage *s = e->s;
-    TM_TRY(stage_open_set_all(e->r, s, &e->set, &e->rows));
+    TM_TRY(stage_open_set_all(e->r, s, s->dataset, &e->set, &e->rows));
     e->t = data_set_seq_length(e->set);
     e->micro = size_min(s->batch.micro, e->rows);
     TM_TRY(stage_open_model_all(e->r, s, false, e->t, &e->student));
@@ -76,7 +76,10 @@ static enum status report(struct eval *e, const struct train_tally *t) {
 
 /* Planned, one micro-batch of each replica stands for all. */
 static int64_t samples(const struct eval *e) { return e->r->plan ? e->micro * e->r->grid.dp : e->rows; }
-static double rounds(const struct eval *e) { return (double)size_ceil_div(e->rows, e->micro) / e->r->grid.dp; }
+static void plan_rounds(const struct eval *e) {
+    double n = (double)size_ceil_div(e->rows, e->micro) / e->r->grid.dp;
+    stage_plan_rounds(e->r, "micro-batch on every replica", n, (int64_t)n);
+}
 
 static enum status score_all(struct eval *e) {
     struct train_pass *pass = NULL, *teacher = NULL;
@@ -86,7 +89,7 @@ static enum status score_all(struct eval *e) {
     if (st == TM_OK)
         st = train_eval_all(&(struct train_eval){.pass = pass, .set = e->set, .micro = e->micro, .samples = samples(e)},
                             &tally);
-    stage_plan_rounds(e->r, "micro-batch on every replica", rounds(e), (int64_t)rounds(e));
+    plan_rounds(e);
     if (st == TM_OK && !e->r->plan) st = report(e, &tally);
     train_pass_destroy(&pass);
     train_pass_destroy(&teacher);
@@ -186,7 +189,7 @@ static enum status probe_all(struct eval *e) {
         st = train_eval_all(&(struct train_eval){p.pass, e->set, e->micro, samples(e),
                                                  e->r->plan ? NULL : keep_micro_batch, &p},
                             &none);
-    stage_plan_rounds(e->r, "micro-batch on every replica", rounds(e), (int64_t)rounds(e));
+    plan_rounds(e);
     if (st == TM_OK && p.logits.n) st = probe_write_all(&p.logits, e->s->logits_out);
     if (st == TM_OK && p.hidden.n) st = probe_write_all(&p.hidden, e->s->hidden_out);
     probe_free(&p.logits);
@@ -196,11 +199,122 @@ static enum status probe_all(struct eval *e) {
     return st;
 }
 
+/* --- layer_error: how far each layer's output is from the teacher's ---------------------------------------------------------- */
+struct layers {
+    struct eval *e;
+    struct train_pass *mine, *teacher;
+    tape_val *my_out, *teacher_out; /* [layers + 1] */
+    dptr difference, sums;          /* [N, C]; two doubles */
+    double *slots;                  /* [micro-batches, layers + 1, 2]: squares of the difference and of the teacher's */
+    int64_t n_micro;
+};
+
+static enum status compare_layer(const struct layers *x, int slot, int layer, double *slot_out) {
+    struct dev *d = x->e->r->dev;
+    int64_t rows = x->e->micro * x->e->t, c = x->e->student.m->config.hidden, n = rows * c;
+    dptr mine = tape_address(x->mine->t, slot, x->my_out[layer]),
+         other = tape_address(x->teacher->t, slot, x->teacher_out[layer]);
+    TM_TRY(dev_copy(d, &(struct copy_args){.x = other, .y = x->difference, .bytes = (size_t)n * 4}));
+    TM_TRY(dev_scale(d, &(struct scale_args){.y = x->difference, .n = n, .s = -1}));
+    TM_TRY(dev_add(d, &(struct add_args){.x = mine, .y = x->difference, .n = n}));
+    TM_TRY(dev_sum_squares(
+        d, &(struct sum_squares_args){.x = x->difference, .out = x->sums, .rows = rows, .cols = c, .ld = c}));
+    TM_TRY(dev_sum_squares(
+        d, &(struct sum_squares_args){.x = other, .out = dptr_add(x->sums, 8), .rows = rows, .cols = c, .ld = c}));
+    return dev_download(d, slot_out, x->sums, 2 * sizeof(double));
+}
+
+static enum status compare_layers(void *context, int64_t micro_batch, int slot, const struct data_batch *b) {
+    struct layers *x = context;
+    int64_t n = x->e->student.m->config.layers + 1;
+    TM_TRY(train_pass_forward(x->teacher, slot, b, 0, 0));
+    for (int i = 1; i < n; i++)
+        if (x->my_out[i] != TAPE_NONE && x->e->r->grid.tp_rank == 0)
+            TM_TRY(compare_layer(x, slot, i, x->slots + (micro_batch * n + i) * 2));
+    return TM_OK;
+}
+
+static enum status prepare_layers(struct layers *x) {
+    struct eval *e = x->e;
+    struct model_shape shape = {.b = e->micro, .t = e->t, .keep_layers = true};
+    size_t n = (size_t)e->student.m->config.layers + 1;
+    struct train_pass_options o = {.name = "layers",
+                                   .model = e->student.m,
+                                   .shape = &shape,
+                                   .hook = stage_quant_hook(&e->quant),
+                                   .slots = 1,
+                                   .invariant = e->r->invariant,
+                                   .temperature = 1};
+    x->n_micro = size_ceil_div(size_max(e->rows, samples(e)), e->micro);
+    if (e->teacher.m->config.layers != e->student.m->config.layers ||
+        e->teacher.m->config.hidden != e->student.m->config.hidden)
+        return TM_FAIL(TM_ERR_DECK, "stage %s: layer_error needs a teacher with the same layers and hidden size",
+                       e->s->name);
+    TM_TRY(mem_alloc(&x->my_out, n, sizeof *x->my_out));
+    TM_TRY(mem_alloc(&x->teacher_out, n, sizeof *x->teacher_out));
+    TM_TRY(mem_alloc(&x->slots, (size_t)x->n_micro * n * 2, sizeof *x->slots));
+    TM_TRY(train_pass_create(&o, x->my_out, &x->mine));
+    o.name = "layers of the teacher";
+    o.model = e->teacher.m;
+    o.hook = NULL;
+    o.tag = 2;
+    TM_TRY(train_pass_create(&o, x->teacher_out, &x->teacher));
+    TM_TRY(train_pass_bind((struct train_pass *[]){x->mine, x->teacher}, 2));
+    TM_TRY(dev_alloc(e->r->dev, "probe", (size_t)(e->micro * e->t * e->student.m->config.hidden) * 4, &x->difference));
+    return dev_alloc(e->r->dev, "probe", 2 * sizeof(double), &x->sums);
+}
+
+static enum status report_layers(const struct layers *x) {
+    int64_t n = x->e->student.m->config.layers + 1;
+    json_t *list = json_array();
+    if (par_rank() != 0) {
+        json_decref(list);
+        return TM_OK;
+    }
+    for (int64_t i = 1; i < n; i++) {
+        double error = 0, reference = 0;
+        for (int64_t b = 0; b < x->n_micro; b++) {
+            error += x->slots[(b * n + i) * 2];
+            reference += x->slots[(b * n + i) * 2 + 1];
+        }
+        json_t *row = json_object();
+        json_object_set_new(row, "layer", json_integer(i - 1));
+        json_object_set_new(row, "output_nmse", json_real(reference > 0 ? error / reference : 0));
+        json_array_append_new(list, row);
+    }
+    json_object_set_new(stage_results_of(x->e->r, x->e->s), "layers", list);
+    return TM_OK;
+}
+
+static enum status layer_error_all(struct eval *e) {
+    struct layers x = {.e = e};
+    struct train_tally none;
+    if (!e->s->layer_error || !e->teacher.m) return TM_OK;
+    enum status st = par_agree_all(prepare_layers(&x));
+    stage_plan_begin(e->r);
+    if (st == TM_OK)
+        st = train_eval_all(&(struct train_eval){x.mine, e->set, e->micro, samples(e), compare_layers, &x}, &none);
+    plan_rounds(e);
+    if (st == TM_OK) st = train_pass_drain(x.teacher);
+    if (st == TM_OK)
+        st = par_sum_slots_f64(e->r->grid.world, x.slots, x.n_micro * (e->student.m->config.layers + 1) * 2);
+    if (st == TM_OK && !e->r->plan) st = report_layers(&x);
+    train_pass_destroy(&x.mine);
+    train_pass_destroy(&x.teacher);
+    dev_free(e->r->dev, &x.difference);
+    dev_free(e->r->dev, &x.sums);
+    mem_free(&x.my_out);
+    mem_free(&x.teacher_out);
+    mem_free(&x.slots);
+    return par_agree_all(st);
+}
+
 enum status stage_evaluate_all(struct stage_run *r, const struct deck_stage *s) {
     struct eval e = {.r = r, .s = s};
     enum status st = open_all(&e);
     if (st == TM_OK) st = score_all(&e);
     if (st == TM_OK) st = probe_all(&e);
+    if (st == TM_OK) st = layer_error_all(&e);
     stage_close_quant(&e.quant);
     stage_close_model(&e.student);
     stage_close_model(&e.teacher);

@@ -1,4 +1,5 @@
 /* Stage export: a Hugging Face directory with packed weights and scales that inference engines load. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/file.h"
@@ -177,12 +178,23 @@ static enum status write_companions(const struct export *e, const char *dir) {
     return st;
 }
 
+/* Never write over the model that is being read. */
+static enum status refuse_source(const struct export *e) {
+    char *source = realpath(e->s->model.path, NULL), *target = realpath(e->s->dir, NULL);
+    bool same = source && target && !strcmp(source, target);
+    free(source);
+    free(target);
+    return same ? TM_FAIL(TM_ERR_DECK, "stage %s: dir = \"%s\" is the model's own directory", e->s->name, e->s->dir)
+                : TM_OK;
+}
+
 static enum status write_all(struct export *e) {
     const char *dir = e->s->dir;
     int64_t bytes = 0;
     enum status st = source_dtype(e);
     if (st == TM_OK) st = make_pack(e);
     if (st == TM_OK) st = make_plan(e);
+    if (st == TM_OK) st = refuse_source(e);
     TM_TRY(par_agree_all(st));
     if (e->r->plan) return stage_plan_exported(e->r, e->plan);
     TM_TRY(write_weights_all(e, dir));

@@ -31,7 +31,7 @@ static enum status read_optional(const struct hub_model *h, const char *name, co
     return hub_read_i64(h, e, NULL, *out);
 }
 
-static enum status open_token_file(const char *path, struct data_source **out) {
+enum status stage_open_token_file(const char *path, struct data_source **out) {
     struct hub_model *h;
     const struct hub_entry *e;
     int64_t *ids = NULL, *mask = NULL, *labels = NULL;
@@ -59,20 +59,20 @@ static enum status open_source(const struct deck_stage *s, const struct deck_dat
         return data_source_mock((uint64_t)(d->seed ? d->seed : s->run.seed), 1024, size_max(2, d->seq_length), vocab,
                                 -1, out);
     case DATA_INDEX: return data_source_index(x->path, out);
-    case DATA_ROWS: return open_token_file(x->path, out);
+    case DATA_ROWS: return stage_open_token_file(x->path, out);
     case DATA_TEXT: break;
     }
     TM_TRY(stage_open_tokenizer(s, &t));
-    enum status st = data_source_text(x->path, DATA_SPLIT_BLANK, t, d->eos ? tok_eos(t) : -1, out);
+    enum status st = data_source_text(x->path, DATA_SPLIT_BLANK, x->text_key, t, d->eos ? tok_eos(t) : -1, out);
     tok_close(&t);
     return st;
 }
 
-enum status stage_open_data(const struct deck_stage *s, const struct deck_dataset *d, int64_t vocab,
-                            struct data_set **out, int64_t *rows) {
+static enum status open_data(const struct deck_stage *s, const struct deck_dataset *d, int64_t vocab,
+                             struct data_set **out, int64_t *rows) {
     struct data_member *member;
     enum status st = TM_OK;
-    bool rows_only = true, learns = s->kind == DECK_KIND_train || s->kind == DECK_KIND_distill;
+    bool rows_only = true, learns = d == s->dataset && (s->kind == DECK_KIND_train || s->kind == DECK_KIND_distill);
     *out = NULL;
     TM_TRY(mem_alloc(&member, (size_t)d->sources.n, sizeof *member));
     int n = 0;
@@ -144,18 +144,19 @@ static enum status load_ckpt_all(struct stage_run *r, struct ckpt *c, struct mod
     return st;
 }
 
-enum status stage_open_set_all(struct stage_run *r, const struct deck_stage *s, struct data_set **out, int64_t *rows) {
+enum status stage_open_set_all(struct stage_run *r, const struct deck_stage *s, const struct deck_dataset *d,
+                               struct data_set **out, int64_t *rows) {
     char dir[4096];
     struct model_config c = {0};
-    struct deck_dataset d = *s->dataset;
+    struct deck_dataset wanted = *d;
     struct deck_source mock = {.path = "mock", .weight = 1};
-    if (r->plan && stage_plan_knows_rows(s, &d)) { /* the data need not be here */
-        d.sources.v = &mock;
-        d.sources.n = 1;
+    if (r->plan && stage_plan_knows_rows(d, rows != NULL)) { /* the data need not be here */
+        wanted.sources.v = &mock;
+        wanted.sources.n = 1;
     }
     enum status st = model_dir(s, dir, sizeof dir);
     if (st == TM_OK) st = model_config_read(dir, &c);
-    if (st == TM_OK) st = stage_open_data(s, &d, c.vocab, out, rows);
+    if (st == TM_OK) st = open_data(s, &wanted, c.vocab, out, rows);
     model_config_free(&c);
     return par_agree_all(st);
 }

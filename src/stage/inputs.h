@@ -7,12 +7,13 @@
 /* The tokenizer of the stage's model (model.tokenizer, else beside model.path). Local. */
 enum status stage_open_tokenizer(const struct deck_stage *s, struct tok **out);
 
-/* A data set of the deck. ids must be below vocab. *rows: samples to use (dataset.samples, else one pass). Local: the caller agrees. */
-enum status stage_open_data(const struct deck_stage *s, const struct deck_dataset *d, int64_t vocab,
-                            struct data_set **out, int64_t *rows);
+/* A data set of the deck for the stage's model (its ids must be below the vocabulary). *rows: samples to use (dataset.samples, else one pass);
+ * may be NULL. In train and distill the stage's own data is shuffled unless the deck says otherwise. Collective over the world (an agreement). */
+enum status stage_open_set_all(struct stage_run *r, const struct deck_stage *s, const struct deck_dataset *d,
+                               struct data_set **out, int64_t *rows);
 
-/* The stage's data set (stage.data) for the stage's model. Collective over the world (an agreement). rows may be NULL. */
-enum status stage_open_set_all(struct stage_run *r, const struct deck_stage *s, struct data_set **out, int64_t *rows);
+/* A token file (safetensors: integer input_ids [B, T]; attention_mask and labels where wanted) as a source of rows. Local. */
+enum status stage_open_token_file(const char *path, struct data_source **out);
 
 /* Where a model's weights come from. */
 struct stage_model {

@@ -21,7 +21,9 @@ struct learn {
     struct data_set *set;
     struct stage_model student, teacher;
     struct stage_quant quant;
-    struct train_pass *pass, *teacher_pass;
+    struct train_pass *pass, *teacher_pass, *eval_pass;
+    struct data_set *eval_set; /* of eval_every; NULL: none */
+    int64_t eval_rows;
     struct train_stepper step;
     double temperature; /* of the kl loss */
     int64_t done;       /* steps made */
@@ -74,7 +76,20 @@ static enum status make_passes(struct learn *l) {
         o.teacher = l->teacher_pass;
     }
     TM_TRY(train_pass_create(&o, NULL, &l->pass));
-    return train_pass_bind((struct train_pass *[]){l->pass, l->teacher_pass}, l->teacher_pass ? 2 : 1);
+    struct train_pass *all[3] = {l->pass};
+    int count = 1;
+    if (l->teacher_pass) all[count++] = l->teacher_pass;
+    if (l->eval_set) {
+        struct model_shape plain = {.b = s->batch.micro, .t = data_set_seq_length(l->eval_set)};
+        o.name = "evaluation";
+        o.shape = &plain;
+        o.training = false;
+        o.slots = 1;
+        o.teacher = plain.t == t ? l->teacher_pass : NULL; /* the teacher's pass has the training rows' length */
+        TM_TRY(train_pass_create(&o, NULL, &l->eval_pass));
+        all[count++] = l->eval_pass;
+    }
+    return train_pass_bind(all, count);
 }
 
 static enum status weights_changed(void *context) {
@@ -123,9 +138,11 @@ static enum status make_stepper(struct learn *l) {
 
 static enum status open_all(struct learn *l, bool with_teacher) {
     const struct deck_stage *s = l->s;
-    TM_TRY(stage_open_set_all(l->r, s, &l->set, NULL));
+    TM_TRY(stage_open_set_all(l->r, s, s->dataset, &l->set, NULL));
     int64_t t = data_set_seq_length(l->set), micro = s->batch.micro;
     l->step.data = (struct train_batching){l->set, micro, s->batch.global ? s->batch.global : micro * l->r->grid.dp};
+    if (s->eval_set && s->eval_every > 0) TM_TRY(stage_open_set_all(l->r, s, s->eval_set, &l->eval_set, &l->eval_rows));
+    if (l->eval_set) t = size_max(t, data_set_seq_length(l->eval_set));
     TM_TRY(stage_open_model_all(l->r, s, true, t, &l->student));
     TM_TRY(stage_open_quant_all(l->r, s, l->student.m, &l->quant));
     if (with_teacher) TM_TRY(stage_open_teacher_all(l->r, s, t, &l->teacher));
@@ -205,6 +222,20 @@ static enum status log_step(struct learn *l, const struct train_result *x, doubl
     return stage_metrics(l->r, l->s, l->done, m, (int)(sizeof m / sizeof *m));
 }
 
+/* eval_every: quality of the student as it is now, into metrics.jsonl. */
+static enum status evaluate_all(struct learn *l) {
+    struct train_tally t;
+    TM_TRY(train_eval_all(&(struct train_eval){.pass = l->eval_pass,
+                                               .set = l->eval_set,
+                                               .micro = l->s->batch.micro,
+                                               .samples = l->eval_rows},
+                          &t));
+    if (t.tokens == 0) return TM_FAIL(TM_ERR_DATA, "data set %s has no token to score", l->s->eval_set->name);
+    log_info("step=%lld eval_nll=%.6g eval_kl=%.4g", (long long)l->done, t.nll / t.tokens, t.kl / t.tokens);
+    struct stage_metric m[] = {{"eval_nll", t.nll / t.tokens}, {"eval_kl", t.kl / t.tokens}};
+    return stage_metrics(l->r, l->s, l->done, m, l->eval_pass->o.teacher ? 2 : 1);
+}
+
 static enum status steps_all(struct learn *l) {
     const struct deck_stage *s = l->s;
     struct stage_progress progress = {0};
@@ -225,6 +256,7 @@ static enum status steps_all(struct learn *l) {
         TM_TRY(log_step(l, &x, clock_seconds() - begin));
         stage_progress(&progress, l->done, s->steps, x.tokens, "loss=%.5g kl=%.4g norm=%.3g lr=%.3g", x.loss, x.kl,
                        x.grad_norm, x.lr);
+        if (l->eval_pass && (l->done % s->eval_every == 0 || finished)) TM_TRY(evaluate_all(l));
         bool due = s->checkpoint.every > 0 && l->done % s->checkpoint.every == 0;
         if (s->checkpoint.every_s > 0)
             TM_TRY(stage_due_all(l->r, clock_seconds() - last_save >= s->checkpoint.every_s, &due));
@@ -239,12 +271,23 @@ static enum status steps_all(struct learn *l) {
     return x.tokens ? stage_result(l->r, s, "loss", x.loss, "nats/token") : TM_OK;
 }
 
-/* Planned, one step stands for all. */
+/* Planned, one step stands for all, and so does one micro-batch of an evaluation. */
 static enum status plan_all(struct learn *l) {
+    const struct deck_stage *s = l->s;
     struct train_result x;
     stage_plan_begin(l->r);
     TM_TRY(train_step_all(&l->step, 0, &x));
-    stage_plan_rounds(l->r, "step", (double)l->s->steps, l->step.n_local);
+    stage_plan_rounds(l->r, "step", (double)s->steps, l->step.n_local);
+    if (l->eval_pass) {
+        struct train_tally none;
+        int64_t dp = l->r->grid.dp, each = size_ceil_div(l->eval_rows, s->batch.micro);
+        TM_TRY(train_eval_all(&(struct train_eval){.pass = l->eval_pass,
+                                                   .set = l->eval_set,
+                                                   .micro = s->batch.micro,
+                                                   .samples = s->batch.micro * dp},
+                              &none));
+        stage_plan_rounds(l->r, "", (double)(size_ceil_div(s->steps, s->eval_every) * each) / (double)dp, each / dp);
+    }
     return save_all(l, true);
 }
 
@@ -256,11 +299,13 @@ enum status stage_learn_all(struct stage_run *r, const struct deck_stage *s, boo
     if (st == TM_OK) st = r->plan ? plan_all(&l) : steps_all(&l);
     train_stepper_free(&l.step);
     train_pass_destroy(&l.pass);
+    train_pass_destroy(&l.eval_pass);
     train_pass_destroy(&l.teacher_pass);
     stage_close_quant(&l.quant);
     stage_close_model(&l.student);
     stage_close_model(&l.teacher);
     data_set_free(&l.set);
+    data_set_free(&l.eval_set);
     return st;
 }
 

@@ -40,14 +40,14 @@ enum status stage_plan_all(const struct stage_run *of, const struct deck_stage *
 enum status stage_memory_all(struct stage_run *r, const struct stage_plan *planned);
 
 /* --- for stage functions; all Local, and nothing outside of a plan --------------------------------------------------------- */
-/* Count from here; and to here was one of `rounds` equal rounds of the loop. */
+/* Count from here; and to here was one of `rounds` equal rounds of a loop. The first loop of a stage is the one that is printed. */
 void stage_plan_begin(struct stage_run *r);
 void stage_plan_rounds(struct stage_run *r, const char *round, double rounds, int64_t fill);
 void stage_plan_model(struct stage_run *r, const struct model *m); /* a model was made */
 enum status stage_plan_saved(struct stage_run *r, const struct ckpt_tensor *list, size_t n);
 enum status stage_plan_exported(struct stage_run *r, const struct hub_plan *plan);
-/* The deck alone says how long and how many the rows are: the data need not be opened. */
-bool stage_plan_knows_rows(const struct deck_stage *s, const struct deck_dataset *d);
+/* The deck alone says how long the rows are and (count) how many: the data need not be opened. */
+bool stage_plan_knows_rows(const struct deck_dataset *d, bool count);
 
 /* --plan: the plan of a deck for `ranks` ranks (0: as few as its grid has), as text. gflops: rate of one rank for the expected time, 0 none.
  * Local. Errors: DECK, UNSUPPORTED, those of the stages. */

@@ -25,6 +25,9 @@ static enum status read_deck(const struct stage_options *o, struct str *text) {
                          ? deck_load_point(o->deck_path, o->sets, o->n_sets, o->sweep_point, &report, &d)
                          : deck_load(o->deck_path, o->sets, o->n_sets, &report, &d);
     if (report.len) fprintf(stderr, "%s", report.p);
+    if (st == TM_OK && deck_sweep_count(d) > 1)
+        st = TM_FAIL(TM_ERR_DECK, "%s is a sweep of %lld points: choose one with --sweep-point I (from 0)",
+                     o->deck_path, (long long)deck_sweep_count(d));
     if (st == TM_OK) st = deck_echo(d, text);
     deck_free(&d);
     str_free(&report);
@@ -46,6 +49,24 @@ static enum status share_deck_all(struct stage_run *r) {
     return par_agree_all(st);
 }
 
+/* Keys that the deck knows and this version cannot honour are refused, never ignored. */
+static enum status refuse_data(const struct deck_stage *s) {
+    for (int i = 0; i < s->datasets.n; i++) {
+        const struct deck_dataset *d = &s->datasets.v[i];
+        bool split = d->split.n > 0, format = false;
+        for (int j = 0; j < d->sources.n; j++) {
+            split = split || d->sources.v[j].split.n > 0;
+            format = format || strcmp(d->sources.v[j].format, "auto");
+        }
+        const char *what = split                       ? "split"
+                           : format                    ? "sources.format"
+                           : strcmp(d->pack, "concat") ? "pack = \"pad\""
+                                                       : NULL;
+        if (what) return TM_FAIL(TM_ERR_UNSUPPORTED, "datasets.%s: %s is not supported by this version", d->name, what);
+    }
+    return TM_OK;
+}
+
 enum status stage_check_deck(const struct deck *d) {
     for (int i = 0; i < d->stages.n; i++) {
         const struct deck_stage *s = &d->stages.v[i];
@@ -62,9 +83,11 @@ enum status stage_check_deck(const struct deck *d) {
                     {!strcmp(s->device.backend, "cuda"), "device.backend = \"cuda\""},
                     {s->teacher.ranks > 0 || s->teacher.grid.tp > 0 || s->teacher.grid.pp > 0 || s->teacher.grid.cp > 0,
                      "a grid of the teacher's own"},
+                    {s->device.memory_gib > 0, "device.memory_gib"},
                     {s->optim.groups.n > 0, "optim.groups"},
                     {s->checkpoint.background, "checkpoint.background"},
                     {s->numerics.tp_segments != PAR_TP_SEGMENTS, "numerics.tp_segments other than 8"}};
+        TM_TRY(refuse_data(s));
         for (size_t k = 0; k < sizeof rows / sizeof *rows; k++)
             if (rows[k].on)
                 return TM_FAIL(TM_ERR_UNSUPPORTED, "stage %s: %s is not supported by this version", s->name,
@@ -104,6 +127,12 @@ static int threads_here(void) {
     if (getenv("OMP_NUM_THREADS") || sched_getaffinity(0, sizeof cores, &cores) != 0) return 0;
     int n = CPU_COUNT(&cores) / par_local_size();
     return n > 0 ? n : 1;
+}
+
+static void set_log_level(const char *word) {
+    static const char *const words[] = {"error", "warn", "info", "debug"};
+    for (int i = 0; i < 4; i++)
+        if (!strcmp(word, words[i])) log_set_level((enum log_level)i);
 }
 
 static enum status open_device(struct stage_run *r) {
@@ -166,6 +195,7 @@ static enum status run_all(struct stage_run *r) {
     TM_TRY(par_grid_create_all(1, 1, 1, &r->grid));
     TM_TRY(share_deck_all(r));
     TM_TRY(stage_check_deck(r->deck));
+    set_log_level(r->deck->run.log);
     TM_TRY(make_grid_all(r));
     TM_TRY(par_agree_all(lock_run_dir(r)));
     TM_TRY(stage_history_all(r));

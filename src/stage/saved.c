@@ -1,6 +1,7 @@
 /* Checkpoints of stages, and the run's history. */
 #include "stage/saved.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,6 +9,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/str.h"
+#include "stage/fingerprint.h"
 #include "stage/plan.h"
 
 enum status stage_meta(const struct quant_model *q, int64_t done, bool finished, json_t **out) {
@@ -93,16 +95,46 @@ static enum status compare(const struct stage_run *r, const char *old) {
     return st;
 }
 
-static enum status read_finished(struct stage_run *r) {
+/* Other content behind the same path is refused by name. */
+static enum status check_fingerprint(const struct stage_run *r, const json_t *old, const json_t *now) {
+    char key[64];
+    const char *changed = old ? stage_fingerprint_changed(old, now) : NULL;
+    if (!changed) return TM_OK;
+    snprintf(key, sizeof key, "%.*s", (int)strcspn(changed, " "), changed);
+    if (!allowed(r, key))
+        return TM_FAIL(
+            TM_ERR_DECK,
+            "%s was begun with other content of %s (take another run.dir, --resume never, or --allow-mismatch %s)",
+            r->deck->run.dir, changed, key);
+    log_warn("the content of %s is not what the start before had", changed);
+    return TM_OK;
+}
+
+static enum status read_finished(struct stage_run *r, const json_t *fingerprint) {
     json_t *lines;
     TM_TRY(ckpt_ledger_read(r->deck->run.dir, &lines));
+    enum status st = TM_OK;
+    for (size_t i = 0; st == TM_OK && i < json_array_size(lines); i++)
+        st = check_fingerprint(r, json_object_get(json_array_get(lines, i), "fingerprint"), fingerprint);
     for (size_t i = 0; i < json_array_size(lines); i++) {
         const json_t *line = json_array_get(lines, i);
         const char *name = json_string_value(json_object_get(line, "finished"));
         if (name) json_object_set(r->finished, name, json_object_get(line, "results"));
     }
     json_decref(lines);
-    return TM_OK;
+    return st;
+}
+
+static enum status note_start(struct stage_run *r, const json_t *fingerprint) {
+    json_t *line = json_object();
+    json_object_set_new(line, "start", json_string(TEMPER_VERSION));
+    json_object_set_new(line, "ranks", json_integer(par_size()));
+    json_object_set_new(line, "grid",
+                        json_pack("{s:i, s:i, s:i}", "tp", r->grid.tp, "pp", r->grid.pp, "dp", r->grid.dp));
+    json_object_set(line, "fingerprint", (json_t *)fingerprint);
+    enum status st = ckpt_ledger_append(r->deck->run.dir, line);
+    json_decref(line);
+    return st;
 }
 
 static enum status forget(const char *dir) {
@@ -119,18 +151,20 @@ static enum status forget(const char *dir) {
 static enum status read_history(struct stage_run *r) {
     char path[4096], *old;
     size_t n;
+    json_t *fingerprint = NULL;
     const char *dir = r->deck->run.dir;
     TM_TRY(str_path(path, sizeof path, dir, "deck.effective.cfg"));
-    if (!strcmp(r->o.resume, "never")) {
-        TM_TRY(forget(dir));
-    } else if (file_exists(path)) {
-        TM_TRY(file_read(path, 64 << 20, &old, &n));
-        enum status st = compare(r, old);
+    enum status st = stage_fingerprint(r->deck, &fingerprint);
+    if (st == TM_OK && !strcmp(r->o.resume, "never")) st = forget(dir);
+    if (st == TM_OK && strcmp(r->o.resume, "never") && file_exists(path)) {
+        st = file_read(path, 64 << 20, &old, &n);
+        if (st == TM_OK) st = compare(r, old);
         mem_free(&old);
-        TM_TRY(st);
-        TM_TRY(read_finished(r));
+        if (st == TM_OK) st = read_finished(r, fingerprint);
     }
-    return file_write(path, r->deck_text.p, r->deck_text.len);
+    if (st == TM_OK) st = note_start(r, fingerprint);
+    json_decref(fingerprint);
+    return st == TM_OK ? file_write(path, r->deck_text.p, r->deck_text.len) : st;
 }
 
 static enum status share_finished_all(struct stage_run *r) {

@@ -111,11 +111,35 @@ enum status tape_rope(struct tape *t, tape_val x, tape_val positions, dptr table
 }
 
 /* --- attention ----------------------------------------------------------------------------------------------------------- */
+/* The rows of this run behind those that are in the cache already. */
+static enum status put(struct tape *t, const struct tape_attention *a, dptr x, dptr cache) {
+    int64_t cols = a->kv_heads * a->d;
+    return dev_copy_rows(t->o.dev, &(struct copy_rows_args){.x = x,
+                                                            .y = dptr_f32(cache, *a->cache->at * cols),
+                                                            .rows = a->b,
+                                                            .cols = a->t * cols,
+                                                            .ldx = a->t * cols,
+                                                            .ldy = a->cache->capacity * cols});
+}
+
 static enum status attention_forward(struct tape *t, const struct tape_op *op) {
     const struct tape_attention *a = &op->u.attention;
+    const struct tape_cache *cache = a->cache;
+    dptr k = tape_at(t, op, op->in[1]), v = tape_at(t, op, op->in[2]);
+    if (cache) {
+        if (*cache->at < 0 || *cache->at + a->t > cache->capacity)
+            return TM_FAIL(TM_ERR_INTERNAL, "tape %s: %lld tokens at %lld of a cache of %lld", t->o.name,
+                           (long long)a->t, (long long)*cache->at, (long long)cache->capacity);
+        TM_TRY(put(t, a, k, cache->k));
+        TM_TRY(put(t, a, v, cache->v));
+        k = cache->k;
+        v = cache->v;
+    }
     return dev_attn_fwd(t->o.dev, &(struct attn_fwd_args){.q = tape_at(t, op, op->in[0]),
-                                                          .k = tape_at(t, op, op->in[1]),
-                                                          .v = tape_at(t, op, op->in[2]),
+                                                          .k = k,
+                                                          .v = v,
+                                                          .t0 = cache ? *cache->at : 0,
+                                                          .tk = cache ? cache->capacity : 0,
                                                           .o = tape_at(t, op, op->out[0]),
                                                           .lse = tape_at(t, op, op->out[1]),
                                                           .first = tape_at(t, op, op->in[3]),
@@ -169,6 +193,8 @@ enum status tape_attention(struct tape *t, tape_val q, tape_val k, tape_val v, t
                            const struct tape_attention *a, tape_val *o) {
     struct tape_op op = {.kind = &attention_kind, .n_in = 4, .in = {q, k, v, first}, .n_out = 2, .u.attention = *a};
     tape_val lse;
+    if (a->cache && t->o.training)
+        return TM_FAIL(TM_ERR_INTERNAL, "tape %s: training with a cache of keys and values", t->o.name);
     if (a->b * a->t != t->o.tokens)
         return TM_FAIL(TM_ERR_INTERNAL, "tape %s: %lld x %lld tokens in attention", t->o.name, (long long)a->b,
                        (long long)a->t);

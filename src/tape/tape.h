@@ -73,9 +73,19 @@ enum status tape_linear_row(struct tape *t, tape_val x, const struct tape_weight
 /* Rotary embedding in place (the input value must not be used afterwards). positions: input [N,1]; table: see rope_args. */
 enum status tape_rope(struct tape *t, tape_val x, tape_val positions, dptr table, int64_t heads, int64_t d, int64_t rot,
                       tape_val *y);
+/* Keys and values of the tokens before this micro-batch, [b, capacity, kv_heads * d] each. The owner may change what `at` points to
+ * between runs: the position in its sequence of the first token of a run. */
+struct tape_cache {
+    dptr k, v;
+    int64_t capacity; /* tokens per sequence */
+    const int64_t *at;
+};
 struct tape_attention {
     int64_t b, t, heads, kv_heads, d, window; /* heads of this rank */
     float scale;
+    const struct tape_cache
+        *cache; /* borrowed; NULL: none. Else k and v are first put into it, and positions 0 .. *at + t - 1 are seen as
+                                     * far as `first` and the window allow. Not for training */
 };
 enum status tape_attention(struct tape *t, tape_val q, tape_val k, tape_val v, tape_val first,
                            const struct tape_attention *a, tape_val *o);
