@@ -49,7 +49,8 @@ enum status stage_plan_exported(struct stage_run *r, const struct hub_plan *plan
 /* The deck alone says how long the rows are and (count) how many: the data need not be opened. */
 bool stage_plan_knows_rows(const struct deck_dataset *d, bool count);
 
-/* --plan: the plan of a deck for `ranks` ranks (0: as few as its grid has), as text. gflops: rate of one rank for the expected time, 0 none.
+/* --plan: the plan of a deck for `ranks` ranks (0: as few as its grid has), as text (also of the
+ * stages that could be planned when others could not). gflops: rate of one rank for the expected time, 0 none.
  * Local. Errors: DECK, UNSUPPORTED, those of the stages. */
 enum status stage_plan_print(const struct stage_options *o, struct deck *d, int64_t ranks, double gflops,
                              struct str *out);
