@@ -50,7 +50,7 @@ of() { # of STAGE: its part of the plan
     awk -v s="$1" '/^stage / { on = $2 == s } on' <<<"$plan"
 }
 # "rotary table   2.00 KiB   2048" -> rotary_table=2048, of the largest rank
-classes() { of "$1" | sed -nE 's/^    ([a-z][a-z ]*[a-z]) +[0-9.]+ [KMGT]?i?B +([0-9]+)$/\1=\2/p' | tr ' ' '_' | sort; }
+classes() { of "$1" | sed -nE 's/^    ([a-z][a-z -]*[a-z]) +[0-9.]+ [KMGT]?i?B +([0-9]+)$/\1=\2/p' | tr ' ' '_' | sort; }
 
 log=$(mpirun -np "$RANKS" "$TEMPER" "$dir/deck.cfg" 2>&1)
 ok $? "the run"

@@ -36,7 +36,7 @@ static enum status open_all(struct generation *g) {
     enum status st = model_config_read(*s->model.path ? s->model.path : s->model.random_init, &c);
     if (st == TM_OK) st = stage_prompts_open(s, c.vocab, &g->prompts);
     int64_t positions = g->prompts.longest + s->max_new_tokens;
-    if (st == TM_OK && par_rank() == 0 && !g->r->plan && positions > c.max_position)
+    if (st == TM_OK && par_rank() == 0 && positions > c.max_position)
         log_warn("prompts of up to %lld tokens and %lld new ones pass the %lld positions that the model was made for",
                  (long long)g->prompts.longest, (long long)s->max_new_tokens, (long long)c.max_position);
     model_config_free(&c);
@@ -159,6 +159,7 @@ static enum status round_all(struct generation *g, int64_t first) {
     TM_TRY(par_agree_all(continue_batch(g, first + mine, g->round + mine * g->record)));
     TM_TRY(par_reduce_i64(grid->world, g->round, words, PAR_MAX));
     enum status st = TM_OK;
+    if (g->r->plan) return st; /* what the other replicas would have said is not known */
     for (int64_t i = 0; i < n && st == TM_OK && par_rank() == 0; i++) st = tell(g, first + i, g->round + i * g->record);
     return par_agree_all(st);
 }

@@ -1,6 +1,7 @@
 /* Planning a stage as one rank, and comparing a plan with a run. */
 #include "stage/plan.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -30,10 +31,12 @@ static enum status begin(const struct stage_run *of, const struct deck_stage *s,
     mem_high_reset();
     out->host = mem_bytes();
     fault_suspend(true);
+    log_hold(true); /* the run will say it */
     return dev_open(&(struct dev_options){.backend = DEV_PLAN, .threads = 1, .invariant = of->invariant}, &r->dev);
 }
 
 static enum status finish(struct stage_run *r, const struct deck_stage *s, enum status st) {
+    log_hold(false);
     fault_suspend(false);
     r->plan->host = mem_high_water() - r->plan->host;
     if (r->dev) keep_memory(r->plan, r->dev);
@@ -67,6 +70,7 @@ void stage_plan_rounds(struct stage_run *r, const char *round, double rounds, in
     if (!p) return;
     for (int i = 0; i < dev_op_count(); i++) flops += dev_counter(r->dev, i).flops;
     p->flops += flops * rounds;
+    p->flops_busiest += flops * ceil(rounds);
     dev_counters_reset(r->dev);
     if (p->round) return; /* a second loop */
     p->round = round;

@@ -16,14 +16,15 @@ struct stage_plan {
     bool known;                              /* false: a kind that is not planned */
     struct dev_memory memory[STAGE_CLASSES]; /* dev_memory of the rank; row 0: all */
     int n;
-    bool uneven;         /* the ranks of a tensor group hold boxes of different sizes */
-    size_t host;         /* the most that mem_alloc gave: batches, tapes, lists */
-    const char *round;   /* what the loop repeats: "step", "micro-batch on every replica"; NULL without a loop */
-    double rounds;       /* so often (a mean over the data-parallel ranks) */
-    double flops_round;  /* FLOPs of this rank in one */
-    double flops;        /* and in all rounds */
-    int64_t fill;        /* micro-batches between two moments in which the pipeline is empty */
-    int64_t saved_bytes; /* of a checkpoint, all ranks together */
+    bool uneven;          /* the ranks of a tensor group hold boxes of different sizes */
+    size_t host;          /* the most that mem_alloc gave: batches, tapes, lists */
+    const char *round;    /* what the loop repeats: "step", "micro-batch on every replica"; NULL without a loop */
+    double rounds;        /* so often (a mean over the data-parallel ranks) */
+    double flops_round;   /* FLOPs of this rank in one */
+    double flops;         /* and in all rounds */
+    double flops_busiest; /* of the data-parallel rank with most rounds */
+    int64_t fill;         /* micro-batches between two moments in which the pipeline is empty */
+    int64_t saved_bytes;  /* of a checkpoint, all ranks together */
     int64_t export_bytes;
     int64_t export_files;
 };

@@ -27,7 +27,7 @@ static enum status plan_stage(struct stage_run *r, const struct deck_stage *s, s
             if (!p.uneven) alike = g->tp; /* one stands for the tensor group; data-parallel ranks are always alike */
             w->flops += p.flops * g->dp * alike;
             w->flops_round += p.flops_round * g->dp * alike;
-            if (p.flops > w->slowest) w->slowest = p.flops;
+            if (p.flops_busiest > w->slowest) w->slowest = p.flops_busiest;
             if (tp > 0 && bytes_of(&p) <= bytes_of(&w->at[pp])) continue;
             w->at[pp] = p;
             w->tp_rank[pp] = tp;
