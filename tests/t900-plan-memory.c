@@ -34,6 +34,10 @@ static void walk(struct dev *d) {
     is_int(dev_bytes(d, "scratch"), 800, "dev_bytes of a class");
     is_int(dev_bytes(d, NULL), 824, "dev_bytes of all");
     is_int(dev_bytes(d, "unknown"), 0, "dev_bytes of no class");
+    must(dev_alloc(d, "weights", 1100, &none));
+    is_row(d, "weights", 1124, 1124);
+    is_row(d, "all", 1924, 1924);
+    dev_free(d, &none);
     dev_free(d, &c);
     dev_memory_reset(d);
     is_int(dev_memory_count(d), 2, "reset forgets classes without memory");
