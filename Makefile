@@ -25,7 +25,7 @@ SANFLAGS.asan := -fsanitize=address,undefined -fno-sanitize-recover=undefined -f
 SANFLAGS.tsan := -fsanitize=thread
 # -ffp-contract=off: sums and products are what the source says; fma is written where it is meant.
 CFLAGS_ALL := -std=c11 -D_GNU_SOURCE $(OPT) -fPIC -fopenmp -ffp-contract=off -fno-math-errno -fno-trapping-math $(WARN) $(SANFLAGS.$(SAN)) \
-              -Isrc -MMD -MP -DTEMPER_VERSION='"$(VERSION)"' $(DEPS_CFLAGS) $(CFLAGS)
+              -Isrc -MMD -MP $(DEPS_CFLAGS) $(CFLAGS)
 LDFLAGS_ALL := $(SANFLAGS.$(SAN)) -fopenmp $(LDFLAGS)
 LIBS    := $(DEPS_LIBS) -ldl -lm
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
@@ -68,10 +68,13 @@ $(BUILD)/src/dev/%.o: OPT += -O3
 # Changed flags rebuild everything of this build.
 $(BUILD)/flags: FORCE
 	@mkdir -p $(BUILD)
-	@echo '$(filter-out -DTEMPER_VERSION=%,$(CFLAGS_ALL))' | cmp -s - $@ || echo '$(filter-out -DTEMPER_VERSION=%,$(CFLAGS_ALL))' > $@
+	@echo '$(CFLAGS_ALL)' | cmp -s - $@ || echo '$(CFLAGS_ALL)' > $@
+# The version lives in one object file, renewed when `git describe` says something else.
+$(BUILD)/version: FORCE
+	@echo '$(VERSION)' | cmp -s - $@ || echo '$(VERSION)' > $@
+$(BUILD)/src/base/version.o: CFLAGS_ALL += -DTEMPER_VERSION='"$(VERSION)"'
+$(BUILD)/src/base/version.o: $(BUILD)/version
 FORCE:
-$(BUILD)/src/main.o: FORCE_VERSION
-FORCE_VERSION: ;
 
 config.mk: scripts/configure
 	@scripts/configure > $@.tmp && mv $@.tmp $@
@@ -89,7 +92,8 @@ run/austen-text/emma.txt:
 
 # --- running and testing ------------------------------------------------------------------------------------------------
 TESTS ?=
-.PHONY: all setup configure austen-text prove run test test-all test-tools lint format help info clean install FORCE
+
+.PHONY: all setup configure austen-text prove run test test-all lint format help info clean install FORCE
 
 run: ## set up, build, and run the main job on $(NP) ranks
 	@scripts/setup
@@ -100,6 +104,11 @@ run: ## set up, build, and run the main job on $(NP) ranks
 test: ## set up, build, run all tests of tier 1: make test [TESTS=t3]
 	@scripts/setup
 	@$(MAKE) --no-print-directory prove TIER=1
+test-all: ## tier 2 too, then all of tier 1 with clang and with address and undefined sanitizers
+	@scripts/setup
+	@$(MAKE) --no-print-directory prove TIER=2
+	@command -v clang >/dev/null && $(MAKE) --no-print-directory prove CC=clang || echo "test-all: clang is not installed: skipped"
+	@$(MAKE) --no-print-directory prove SAN=asan
 prove: $(BUILD)/temper $(TESTB)
 	@ln -sfn $(BUILD)/temper temper
 	@scripts/run-tests $(BUILD) $(or $(TIER),1) $(TESTS)

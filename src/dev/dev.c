@@ -172,7 +172,7 @@ static enum status count(struct dev *d, int op, double flops, double bytes, doub
     c->flops += flops;
     c->bytes += bytes;
     if (d->backend != DEV_PLAN) c->seconds += clock_seconds() - began;
-    return st == TM_OK ? st : status_context(st, "%s: ", c->name);
+    return st;
 }
 
 #define OP(name, flops, bytes, doc)                                            \

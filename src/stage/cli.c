@@ -7,10 +7,12 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "base/version.h"
 #include "ckpt/ckpt.h"
 #include "quant/format.h"
 #include "stage/plan.h"
 #include "stage/tools.h"
+#include "stage/verify.h"
 
 static const char usage[] =
     "usage: temper DECK [--set stage.key=value]... [--sweep-point I] [--resume auto|never|PATH] [--allow-mismatch "
@@ -18,10 +20,10 @@ static const char usage[] =
     "       temper DECK --check | --sweep-count\n"
     "       temper DECK --plan [--as-ranks N] [--rate GFLOPS]\n"
     "       temper --help-deck [KEY] | --list formats|families|stages|ops|status | --version | --help\n"
-    "       temper --inspect PATH | --hash PATH\n";
+    "       temper --inspect PATH | --hash PATH | --verify-export DIR\n";
 
 struct command {
-    const char *check, *plan, *as_ranks, *rate, *sweep_count, *help_deck, *list, *inspect, *hash;
+    const char *check, *plan, *as_ranks, *rate, *sweep_count, *help_deck, *list, *inspect, *hash, *verify;
     bool version, help;
 };
 
@@ -47,6 +49,7 @@ static enum status parse(int argc, char **argv, struct stage_options *o, struct 
         {"--list", VALUE, &c->list, NULL, NULL},
         {"--inspect", VALUE, &c->inspect, NULL, NULL},
         {"--hash", VALUE, &c->hash, NULL, NULL},
+        {"--verify-export", VALUE, &c->verify, NULL, NULL},
     };
     for (int i = 1; i < argc; i++) {
         const char *a = argv[i];
@@ -131,10 +134,11 @@ static enum status run_command(const struct stage_options *o, const struct comma
     struct str s = {0};
     *finished = true;
     if (c->help) return print(str_printf(&s, "%s", usage), &s);
-    if (c->version) return print(str_printf(&s, "temper %s\n", TEMPER_VERSION), &s);
+    if (c->version) return print(str_printf(&s, "temper %s\n", version_string()), &s);
     if (c->help_deck) return print(deck_help(*c->help_deck ? c->help_deck : NULL, &s), &s);
     if (c->list) return print(stage_list(c->list, &s), &s);
     if (c->inspect) return print(ckpt_inspect(c->inspect, &s), &s);
+    if (c->verify) return print(stage_verify_export(c->verify, &s), &s);
     if (c->hash) return print(stage_hash(c->hash, &s), &s);
     if (!o->deck_path) return TM_FAIL(TM_ERR_DECK, "no deck\n%s", usage);
     if (c->as_ranks && !c->plan) return TM_FAIL(TM_ERR_DECK, "--as-ranks goes with --plan\n%s", usage);

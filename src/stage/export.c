@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/str.h"
+#include "base/version.h"
 #include "hub/export.h"
 #include "hub/pretty.h"
 #include "quant/config.h"
@@ -120,7 +121,7 @@ static enum status quantization(const struct export *e, json_t **hf_quant) {
         (struct quant_linear){.name = "model.embed_tokens", .out = embed->shape[0], .in = embed->shape[1], .group = -1};
     memcpy(l + 1, q->linears, (size_t)q->n_linears * sizeof *l);
     enum status st =
-        quant_config(l, (size_t)q->n_linears + 1, q->kv, (size_t)q->n_kv, "temper", TEMPER_VERSION, hf_quant);
+        quant_config(l, (size_t)q->n_linears + 1, q->kv, (size_t)q->n_kv, "temper", version_string(), hf_quant);
     mem_free(&l);
     return st;
 }
@@ -154,7 +155,7 @@ static enum status write_provenance(const struct export *e, const char *dir) {
                             json_pack("{s:s, s:s}", "weight", origin[l->weight_from], "input",
                                       l->input == QUANT_NONE ? "weight-only" : origin[l->input_from]));
     }
-    json_object_set_new(o, "producer", json_pack("{s:s, s:s}", "name", "temper", "version", TEMPER_VERSION));
+    json_object_set_new(o, "producer", json_pack("{s:s, s:s}", "name", "temper", "version", version_string()));
     json_object_set_new(o, "stage", json_string(e->s->name));
     json_object_set_new(o, "scales", scales);
     enum status st = str_path(path, sizeof path, dir, "temper.json");

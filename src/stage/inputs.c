@@ -68,11 +68,12 @@ static enum status open_source(const struct deck_stage *s, const struct deck_dat
     return st;
 }
 
-static enum status open_data(const struct deck_stage *s, const struct deck_dataset *d, int64_t vocab,
+/* own: the data that the stage works on, not what it is judged by. */
+static enum status open_data(const struct deck_stage *s, const struct deck_dataset *d, bool own, int64_t vocab,
                              struct data_set **out, int64_t *rows) {
     struct data_member *member;
     enum status st = TM_OK;
-    bool rows_only = true, learns = d == s->dataset && (s->kind == DECK_KIND_train || s->kind == DECK_KIND_distill);
+    bool rows_only = true, learns = own && (s->kind == DECK_KIND_train || s->kind == DECK_KIND_distill);
     *out = NULL;
     TM_TRY(mem_alloc(&member, (size_t)d->sources.n, sizeof *member));
     int n = 0;
@@ -135,6 +136,13 @@ static enum status model_dir(const struct deck_stage *s, char *out, size_t cap) 
     return TM_OK;
 }
 
+enum status stage_model_config(const struct deck_stage *s, struct model_config *out) {
+    char dir[4096];
+    *out = (struct model_config){0};
+    TM_TRY(model_dir(s, dir, sizeof dir));
+    return model_config_read(dir, out);
+}
+
 static enum status load_ckpt_all(struct stage_run *r, struct ckpt *c, struct model *m) {
     struct ckpt_tensor *tensors;
     int n;
@@ -146,17 +154,15 @@ static enum status load_ckpt_all(struct stage_run *r, struct ckpt *c, struct mod
 
 enum status stage_open_set_all(struct stage_run *r, const struct deck_stage *s, const struct deck_dataset *d,
                                struct data_set **out, int64_t *rows) {
-    char dir[4096];
-    struct model_config c = {0};
-    struct deck_dataset wanted = *d;
+    struct model_config c;
+    struct deck_dataset set = *d;
     struct deck_source mock = {.path = "mock", .weight = 1};
     if (r->plan && stage_plan_knows_rows(d, rows != NULL)) { /* the data need not be here */
-        wanted.sources.v = &mock;
-        wanted.sources.n = 1;
+        set.sources.v = &mock;
+        set.sources.n = 1;
     }
-    enum status st = model_dir(s, dir, sizeof dir);
-    if (st == TM_OK) st = model_config_read(dir, &c);
-    if (st == TM_OK) st = open_data(s, &wanted, c.vocab, out, rows);
+    enum status st = stage_model_config(s, &c);
+    if (st == TM_OK) st = open_data(s, &set, d == s->dataset, c.vocab, out, rows);
     model_config_free(&c);
     return par_agree_all(st);
 }

@@ -10,6 +10,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/version.h"
 #include "ckpt/ckpt.h"
 #include "hub/pretty.h"
 #include "stage/plan.h"
@@ -150,7 +151,7 @@ static enum status lock_run_dir(struct stage_run *r) {
     TM_TRY(ckpt_lock_run(r->deck->run.dir, &r->lock));
     r->results = json_object();
     json_object_set_new(r->results, "schema", json_integer(1));
-    json_object_set_new(r->results, "version", json_string(TEMPER_VERSION));
+    json_object_set_new(r->results, "version", json_string(version_string()));
     json_object_set_new(r->results, "stages", json_object());
     return r->results ? TM_OK : TM_FAIL(TM_ERR_MEMORY, "out of memory");
 }
@@ -187,7 +188,8 @@ static enum status run_stages_all(struct stage_run *r) {
         TM_TRY(par_agree_all(stage_report_write(r)));
     }
     log_set_stage("-");
-    return TM_OK;
+    TM_TRY(par_agree_all(stage_report_write(r))); /* also when an earlier start finished everything */
+    return par_agree_all(stage_report_print(r));
 }
 
 static enum status run_all(struct stage_run *r) {
@@ -200,7 +202,7 @@ static enum status run_all(struct stage_run *r) {
     TM_TRY(stage_history_all(r));
     TM_TRY(par_agree_all(open_device(r)));
     TM_TRY(par_watchdog_start(r->deck->limits.deadline_s));
-    log_info("temper %s ranks=%d tp=%d pp=%d dp=%d grid_invariant=%s run=%s", TEMPER_VERSION, par_size(), r->grid.tp,
+    log_info("temper %s ranks=%d tp=%d pp=%d dp=%d grid_invariant=%s run=%s", version_string(), par_size(), r->grid.tp,
              r->grid.pp, r->grid.dp, r->invariant ? "yes" : "no", r->deck->run.dir);
     TM_TRY(run_stages_all(r));
     return r->o.profile ? stage_profile_all(r) : TM_OK;

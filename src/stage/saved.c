@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/str.h"
+#include "base/version.h"
 #include "stage/fingerprint.h"
 #include "stage/plan.h"
 
@@ -37,7 +38,7 @@ enum status stage_save_all(struct stage_run *r, const struct deck_stage *s, int6
                                .n = (int)n,
                                .meta = meta,
                                .deck_text = r->deck_text.p,
-                               .code = TEMPER_VERSION,
+                               .code = version_string(),
                                .grid = &r->grid,
                                .keep = (int)s->checkpoint.keep};
     par_note(s->name, done, "checkpoint");
@@ -127,7 +128,7 @@ static enum status read_finished(struct stage_run *r, const json_t *fingerprint)
 
 static enum status note_start(struct stage_run *r, const json_t *fingerprint) {
     json_t *line = json_object();
-    json_object_set_new(line, "start", json_string(TEMPER_VERSION));
+    json_object_set_new(line, "start", json_string(version_string()));
     json_object_set_new(line, "ranks", json_integer(par_size()));
     json_object_set_new(line, "grid",
                         json_pack("{s:i, s:i, s:i}", "tp", r->grid.tp, "pp", r->grid.pp, "dp", r->grid.dp));
