@@ -9,16 +9,18 @@
 
 static int rank_;
 static enum log_level level_ = LOG_INFO;
+static bool held_;
 static char stage_[64] = "-";
 
 void log_set_rank(int rank) { rank_ = rank; }
 void log_set_level(enum log_level level) { level_ = level; }
+void log_hold(bool on) { held_ = on; }
 void log_set_stage(const char *name) { snprintf(stage_, sizeof stage_, "%s", name); }
 const char *log_stage(void) { return stage_; }
 
 void log_write(enum log_level level, const char *fmt, ...) {
     static const char *const names[] = {"error", "warn", "info", "debug"};
-    if (level > level_ || (level >= LOG_INFO && rank_ != 0)) return;
+    if (level > (held_ ? LOG_ERROR : level_) || (level >= LOG_INFO && rank_ != 0)) return;
     char line[4096];
     int n = snprintf(line, sizeof line, "%s rank=%d stage=%s ", names[level], rank_, stage_);
     va_list ap;

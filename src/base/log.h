@@ -9,6 +9,7 @@ enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
  * Local. */
 void log_set_rank(int rank);
 void log_set_level(enum log_level level);
+void log_hold(bool on); /* while on, only errors are written: a plan is no run */
 /* The deck stage that is running ("-" outside one); copied. */
 void log_set_stage(const char *name);
 const char *log_stage(void);
