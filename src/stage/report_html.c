@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "base/mem.h"
+#include "base/version.h"
 #include "stage/report_svg.h"
 #include "stage/report_table.h"
 
@@ -57,7 +57,7 @@ static void head(const struct report_page *p, struct report_out *o) {
     report_printf(o, "\n<style>%s</style></head>\n<body>\n<header>", style);
     element(o, "h1", title);
     report_printf(o, "\n<p class=\"meta\">temper ");
-    report_escaped(o, TEMPER_VERSION);
+    report_escaped(o, version_string());
     report_printf(o, " · %s · %d rank%s (tp %d × pp %d × dp %d) · ", p->date, ranks, ranks == 1 ? "" : "s", r->grid.tp,
                   r->grid.pp, r->grid.dp);
     report_escaped(o, p->host);
@@ -130,6 +130,8 @@ static const struct {
 } metrics[] = {{"loss", "Loss", "nats/token"},
                {"nll", "NLL", "nats/token"},
                {"kl", "KL to teacher", "nats/token"},
+               {"eval_nll", "NLL of eval_data", "nats/token"},
+               {"eval_kl", "KL of eval_data", "nats/token"},
                {"grad_norm", "Gradient norm", ""},
                {"lr", "Learning rate", ""},
                {"seconds", "Time a step", "s"},
