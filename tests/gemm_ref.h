@@ -108,7 +108,7 @@ static inline bool prod_tree(const struct prod *p, const int *order, int s, int 
 
 static inline void prod_reference(const struct prod *p, const int *order, float *c) {
     static const int straight[] = {0, 1, 2, 3, 4, 5, 6, 7};
-    memcpy(c, p->c0, (size_t)p->c_elems * sizeof *c);
+    if (p->c_elems) memcpy(c, p->c0, (size_t)p->c_elems * sizeof *c);
     for (int64_t i = 0; i < p->a.m; i++)
         for (int64_t j = 0; j < p->a.n; j++) {
             float *e = &c[i * p->a.ldc + j], sum;
@@ -127,7 +127,7 @@ static inline void prod_reference(const struct prod *p, const int *order, float 
 /* Run on a copy of C. */
 static inline enum status prod_run(const struct prod *p, struct host_gemm *g, float *c) {
     struct gemm_args a = p->a;
-    memcpy(c, p->c0, (size_t)p->c_elems * sizeof *c);
+    if (p->c_elems) memcpy(c, p->c0, (size_t)p->c_elems * sizeof *c);
     a.c.a = (uintptr_t)c;
     return host_gemm_run(g, &a);
 }

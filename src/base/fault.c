@@ -6,10 +6,11 @@
 #include <string.h>
 
 static int rank_, nth_, seen_;
-static bool read_, armed_, any_rank_;
+static bool read_, armed_, any_rank_, suspended_;
 static char room_[32], site_[64], who_[16];
 
 void fault_set_rank(int rank) { rank_ = rank; }
+void fault_suspend(bool on) { suspended_ = on; }
 
 static void read_environment(void) {
     const char *text = getenv("TEMPER_FAULT");
@@ -20,7 +21,7 @@ static void read_environment(void) {
 
 bool fault_here(const char *room, const char *site) {
     if (!read_) read_environment();
-    if (!armed_ || strcmp(room, room_) || strcmp(site, site_)) return false;
+    if (!armed_ || suspended_ || strcmp(room, room_) || strcmp(site, site_)) return false;
     if (!any_rank_ && atoi(who_) != rank_) return false;
     return ++seen_ == nth_;
 }

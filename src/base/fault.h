@@ -6,3 +6,4 @@
 
 bool fault_here(const char *room, const char *site);
 void fault_set_rank(int rank);
+void fault_suspend(bool on); /* while on, no site answers true or counts: a plan is no run */

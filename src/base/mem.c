@@ -58,3 +58,4 @@ enum status mem_grow(void *array, size_t *cap, size_t need, size_t size) {
 
 size_t mem_bytes(void) { return atomic_load(&now_); }
 size_t mem_high_water(void) { return atomic_load(&high_); }
+void mem_high_reset(void) { atomic_store(&high_, atomic_load(&now_)); }

@@ -15,3 +15,4 @@ enum status mem_grow(void *array, size_t *cap, size_t need, size_t size);
 /* Bytes now allocated here, and the most there ever was. */
 size_t mem_bytes(void);
 size_t mem_high_water(void);
+void mem_high_reset(void); /* the most counts from here on */

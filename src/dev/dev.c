@@ -69,6 +69,7 @@ void dev_close(struct dev **d) {
     if (!x) return;
     for (size_t i = 0; i < x->blocks; i++) x->table->release(&x->block[i]);
     mem_free(&x->block);
+    mem_free(&x->memory);
     mem_free(&x->scratch);
     if (x->gemm) host_gemm_close(&x->gemm);
     mem_free(d);
@@ -81,31 +82,30 @@ enum status dev_alloc(struct dev *d, const char *what, size_t bytes, dptr *out) 
     struct dev_block b = {.bytes = bytes ? bytes : 1}; /* an empty tensor has an address too: 0 means "not given" */
     out->a = 0;
     snprintf(b.what, sizeof b.what, "%s", what);
+    int row;
     TM_TRY(mem_grow(&d->block, &d->block_cap, d->blocks + 1, sizeof *d->block));
+    TM_TRY(dev_memory_row(d, b.what, &row));
     enum status st =
         fault_here("dev", "alloc") ? TM_FAIL(TM_ERR_MEMORY, "out of memory (on purpose)") : d->table->alloc(d, &b);
     if (st != TM_OK) return status_context(st, "%zu bytes of %s on the %s device: ", bytes, what, d->table->name);
     b.bytes = bytes;
     d->block[d->blocks++] = b;
+    dev_memory_add(d, row, bytes);
     out->a = b.at;
     return TM_OK;
 }
 
 void dev_free(struct dev *d, dptr *p) {
     for (size_t i = 0; p->a && i < d->blocks; i++) {
-        if (d->block[i].at != p->a) continue;
-        d->table->release(&d->block[i]);
-        d->block[i] = d->block[--d->blocks];
+        struct dev_block *b = &d->block[i];
+        int row;
+        if (b->at != p->a) continue;
+        if (dev_memory_row(d, b->what, &row) == TM_OK) dev_memory_take(d, row, b->bytes); /* the row is there */
+        d->table->release(b);
+        *b = d->block[--d->blocks];
         break;
     }
     p->a = 0;
-}
-
-size_t dev_bytes(const struct dev *d, const char *what) {
-    size_t n = 0;
-    for (size_t i = 0; i < d->blocks; i++)
-        if (!what || !strcmp(what, d->block[i].what)) n += d->block[i].bytes;
-    return n;
 }
 
 /* The block that holds all of [p, p + bytes). */
@@ -172,7 +172,7 @@ static enum status count(struct dev *d, int op, double flops, double bytes, doub
     c->flops += flops;
     c->bytes += bytes;
     if (d->backend != DEV_PLAN) c->seconds += clock_seconds() - began;
-    return st == TM_OK ? st : status_context(st, "%s: ", c->name);
+    return st;
 }
 
 #define OP(name, flops, bytes, doc)                                            \

@@ -32,6 +32,15 @@ const char *dev_describe(const struct dev *d); /* one line for the log: backend,
 enum status dev_alloc(struct dev *d, const char *what, size_t bytes, dptr *out);
 void dev_free(struct dev *d, dptr *p);                   /* p from dev_alloc; sets *p to 0 */
 size_t dev_bytes(const struct dev *d, const char *what); /* allocated now, of one class or (NULL) of all */
+/* The same as a table, with the most there was since dev_memory_reset: row 0 is the sum of all classes ("all", whose high is that of
+ * the sum), then the classes in the order of their first use. A plan and a run of one stage give equal tables. */
+struct dev_memory {
+    char what[32];
+    size_t now, high;
+};
+int dev_memory_count(const struct dev *d);
+struct dev_memory dev_memory(const struct dev *d, int row); /* zero beyond the last row */
+void dev_memory_reset(struct dev *d);                       /* high = now, classes without memory are forgotten */
 /* Copies between device and host memory; they wait for what was queued before. */
 enum status dev_upload(struct dev *d, dptr dst, const void *src, size_t bytes);
 enum status dev_download(struct dev *d, void *dst, dptr src, size_t bytes);

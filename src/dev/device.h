@@ -44,9 +44,17 @@ struct dev {
     const struct leaf *leaf; /* host and guard */
     struct dev_block *block;
     size_t blocks, block_cap;
+    struct dev_memory *memory; /* row 0: all */
+    int memories;
+    size_t memory_cap;
     void *scratch; /* host and guard: work space of the threads, see host_scratch */
     size_t scratch_bytes;
     uint64_t next; /* plan: the next address */
     struct dev_counter counter[OP_COUNT];
     char describe[256];
 };
+
+/* memory.c: the row of a class, made when it is new; count an allocation and a release of it. */
+enum status dev_memory_row(struct dev *d, const char *what, int *out);
+void dev_memory_add(struct dev *d, int row, size_t bytes);
+void dev_memory_take(struct dev *d, int row, size_t bytes);

@@ -16,7 +16,8 @@ enum { TILE = ATTN_ROWS * ATTN_KEYS };
 
 static enum status check(int64_t b, int64_t t, int64_t hq, int64_t hkv, int64_t d, int64_t window) {
     if (b < 0 || t < 0 || hq < 0 || d < 1 || window < 0 || hkv < 0 || (hq && (hkv < 1 || hq % hkv)))
-        return TM_FAIL(TM_ERR_SHAPE, "batch %lld, length %lld, %lld heads over %lld KV heads of %lld, window %lld",
+        return TM_FAIL(TM_ERR_SHAPE,
+                       "attention: batch %lld, length %lld, %lld heads over %lld KV heads of %lld, window %lld",
                        (long long)b, (long long)t, (long long)hq, (long long)hkv, (long long)d, (long long)window);
     return TM_OK;
 }
@@ -32,7 +33,7 @@ static bool tile_init(struct leaf_attn *x, const int32_t *first, int64_t t0, int
     *keys = size_min(ATTN_KEYS, t0 + q0 + x->rows - k0); /* no later key is seen by the last row */
     if (*keys <= 0) return false;
     for (int64_t r = 0; r < x->rows; r++) {
-        int64_t row = t0 + q0 + r, lo = size_max(first[q0 + r], window ? row - window + 1 : 0);
+        int64_t row = t0 + q0 + r, lo = size_max(first ? first[q0 + r] : 0, window ? row - window + 1 : 0);
         x->lo[r] = (int32_t)size_min(size_max(lo - k0, 0), ATTN_KEYS);
         x->hi[r] = (int32_t)size_max(size_min(row + 1 - k0, *keys), 0);
         any |= x->lo[r] < x->hi[r];
@@ -48,13 +49,14 @@ static void forward_tile(const struct dev *d, const struct attn_fwd_args *a, int
     const float *k = host_f32(a->k) + key_at * a->ldk + kv * a->d, *v = host_f32(a->v) + key_at * a->ldv + kv * a->d;
     float *o = host_f32(a->o) + (at + q0) * a->ldo + head * a->d, *lse = host_f32(a->lse) + (at + q0) * a->hq + head;
     float top[ATTN_ROWS], sum[ATTN_ROWS] = {0}, *s = ws, *acc = ws + TILE;
+    const int32_t *first = a->first.a ? host_i32(a->first) + at : NULL;
     int64_t rows = size_min(ATTN_ROWS, a->t - q0);
-    for (int64_t r = 0; r < rows; r++) top[r] = -INFINITY;
+    for (int r = 0; r < ATTN_ROWS; r++) top[r] = -INFINITY;
     memset(acc, 0, (size_t)(rows * a->d) * sizeof *acc);
     for (int64_t k0 = 0; k0 < a->t0 + q0 + rows; k0 += ATTN_KEYS) {
         struct leaf_attn x;
         int64_t keys;
-        if (!tile_init(&x, host_i32(a->first) + at, a->t0, a->t, a->window, a->scale, q0, k0, &keys)) continue;
+        if (!tile_init(&x, first, a->t0, a->t, a->window, a->scale, q0, k0, &keys)) continue;
         host_gemm_tile(d->gemm, GEMM_NT, rows, keys, a->d, q, a->ldq, k + k0 * a->ldk, a->ldk, s, ATTN_KEYS, 0);
         d->leaf->attn_softmax(&x, s, top, sum, acc, a->d);
         host_gemm_tile(d->gemm, GEMM_NN, rows, a->d, keys, s, ATTN_KEYS, v + k0 * a->ldv, a->ldv, acc, a->d, 1);
@@ -71,7 +73,7 @@ enum status host_attn_fwd(struct dev *d, const struct attn_fwd_args *a) {
     size_t stride;
     TM_TRY(check(a->b, a->t, a->hq, a->hkv, a->d, a->window));
     if (a->t0 < 0 || ((a->t0 || a->tk) && a->tk < a->t0 + a->t))
-        return TM_FAIL(TM_ERR_SHAPE, "positions %lld .. %lld in a cache of %lld", (long long)a->t0,
+        return TM_FAIL(TM_ERR_SHAPE, "attention: positions %lld .. %lld in a cache of %lld", (long long)a->t0,
                        (long long)(a->t0 + a->t), (long long)a->tk);
     TM_TRY(host_scratch(d, (size_t)(TILE + ATTN_ROWS * a->d) * sizeof(float), &base, &stride));
     int64_t nq = tiles(a->t, ATTN_ROWS), n = a->b * a->hq * nq;
@@ -98,6 +100,7 @@ static void backward_span(const struct dev *d, const struct attn_bwd_args *a, co
     const int64_t at = w->seq * a->t, c = a->d;
     const float *k = host_f32(a->k) + at * a->ldk + w->kv * c, *v = host_f32(a->v) + at * a->ldv + w->kv * c;
     float *dk = host_f32(a->dk) + at * a->ldk + w->kv * c, *dv = host_f32(a->dv) + at * a->ldv + w->kv * c;
+    const int32_t *first = a->first.a ? host_i32(a->first) + at : NULL;
     float *s = ws, *dp = ws + TILE;
     if (w->dkv) {
         int64_t k0 = w->k0 * ATTN_KEYS, rows = size_min(w->k1 * ATTN_KEYS, a->t) - k0;
@@ -116,7 +119,7 @@ static void backward_span(const struct dev *d, const struct attn_bwd_args *a, co
             for (int64_t k0 = w->k0 * ATTN_KEYS; k0 < last; k0 += ATTN_KEYS) {
                 struct leaf_attn x;
                 int64_t n;
-                if (!tile_init(&x, host_i32(a->first) + at, 0, a->t, a->window, a->scale, q0, k0, &n)) continue;
+                if (!tile_init(&x, first, 0, a->t, a->window, a->scale, q0, k0, &n)) continue;
                 const float *kt = k + k0 * a->ldk, *vt = v + k0 * a->ldv;
                 host_gemm_tile(d->gemm, GEMM_NT, rows, n, c, q, a->ldq, kt, a->ldk, s, ATTN_KEYS, 0);
                 host_gemm_tile(d->gemm, GEMM_NT, rows, n, c, g, a->ldo, vt, a->ldv, dp, ATTN_KEYS, 0);

@@ -20,8 +20,10 @@ enum status host_add(struct dev *d, const struct add_args *a) {
     return TM_OK;
 }
 enum status host_bias_add(struct dev *d, const struct bias_add_args *a) {
-    float *x = host_f32(a->x), *bias = host_f32(a->bias);
-    for (int64_t i = 0; i < a->rows; i++) d->leaf->add(x + i * a->c, bias, a->c);
+    const float *bias = host_f32(a->bias);
+    float *x = host_f32(a->x);
+#pragma omp parallel for num_threads(d->threads) if (a->rows * a->c > HOST_SERIAL)
+    for (int64_t r = 0; r < a->rows; r++) d->leaf->add(x + r * a->c, bias, a->c);
     return TM_OK;
 }
 enum status host_scale(struct dev *d, const struct scale_args *a) {
@@ -99,7 +101,7 @@ enum status host_colsum(struct dev *d, const struct colsum_args *a) {
     const float *x = host_f32(a->x);
     float *out = host_f32(a->out);
     if (a->ld < a->c)
-        return TM_FAIL(TM_ERR_SHAPE, "row distance %lld of %lld columns", (long long)a->ld, (long long)a->c);
+        return TM_FAIL(TM_ERR_SHAPE, "colsum: row distance %lld of %lld columns", (long long)a->ld, (long long)a->c);
 #pragma omp parallel for collapse(2) num_threads(d->threads) if (a->n * a->c > HOST_SERIAL)
     for (int s = 0; s < OPS_ROW_SEGMENTS; s++)
         for (int64_t c0 = 0; c0 < a->c; c0 += HOST_COLUMNS)

@@ -17,8 +17,8 @@
 struct host_gemm;
 
 /* Open with a kernel: NULL = the best for this CPU, or "portable", "avx2", "avx512".
- * invariant: keep the definition above. Otherwise OpenBLAS serves where the build has it (segments then are one long k), unless a
- * kernel is named. threads >= 1: OpenMP threads of a product; the workspaces (4.2 MiB a thread) are allocated here, once.
+ * invariant: keep the definition above. Otherwise OpenBLAS serves where the build has it (segments then are one long k; an OpenMP
+ * build of it only in a program of gcc, whose runtime it shares), unless a kernel is named. threads >= 1: OpenMP threads of a product; the workspaces (4.2 MiB a thread) are allocated here, once.
  * *out is owned by the caller; one host_gemm runs one product at a time. Errors: UNSUPPORTED (the kernel is unknown or not for this
  * CPU; threads < 1), MEMORY. */
 enum status host_gemm_open(const char *kernel, bool invariant, int threads, struct host_gemm **out);

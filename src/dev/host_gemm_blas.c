@@ -1,4 +1,7 @@
-/* OpenBLAS as the fastest host GEMM where the order of sums is free: the only file that includes cblas.h. */
+/* OpenBLAS for products whose order of sums is free: the only file that includes cblas.h.
+ *
+ * It serves the not-invariant mode alone. Its AVX-512 kernels match our definition in some shapes, but our own kernels are as fast
+ * there and match in all. */
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -9,8 +12,14 @@
 #ifdef TEMPER_OPENBLAS
 #include <cblas.h>
 #include <limits.h>
+#include <omp.h>
 
 bool gemm_blas_open(int threads, char *text, size_t size) {
+#ifdef __clang__
+    /* Two OpenMP runtimes in one process: OpenBLAS then asks libgomp for its place in a team of libomp, and two threads of one
+     * product wait for each other for ever. */
+    if (openblas_get_parallel() == OPENBLAS_OPENMP) return false;
+#endif
     snprintf(text, size, "%s, core %s, %d threads", openblas_get_config(), openblas_get_corename(), threads);
     return true;
 }
@@ -33,6 +42,7 @@ bool gemm_blas_run(const struct gemm_args *a, int threads) {
                 c[m * a->ldc + n] = a->accumulate ? c[m * a->ldc + n] + bias[n] : bias[n];
         beta = 1.0f;
     }
+    const int others = omp_get_max_threads(); /* an OpenMP build sets what is not its own */
     openblas_set_num_threads(threads);
     for (int t = 0; t < a->terms; t++) {
         const struct gemm_term *f = &a->term[t];
@@ -44,6 +54,7 @@ bool gemm_blas_run(const struct gemm_args *a, int threads) {
                     c, (int)a->ldc);
         beta = 1.0f;
     }
+    omp_set_num_threads(others);
     return true;
 }
 #else

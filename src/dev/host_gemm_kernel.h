@@ -25,7 +25,7 @@ enum {
 
 /* Where a tile of sums may lie: C itself, or a slot that is hot (waits inside one superblock; one set a thread, in L1) or kept (waits
  * for a later superblock; one set for each tile of C). */
-enum { SLOT_C = -1, SLOT_HOT = 0, SLOT_KEPT = GEMM_DEPTH, SLOTS = 2 * GEMM_DEPTH };
+enum { SLOT_C = -1, SLOT_HOT = 0, SLOT_KEPT = GEMM_DEPTH };
 
 /* One run of packed k of one leaf, and what happens at its end. */
 struct gemm_step {
@@ -58,8 +58,8 @@ struct gemm_kernel {
     void (*transpose)(const float *src, int64_t lds, int64_t rows, int64_t cols, float *dst, int64_t ldd);
 };
 
-/* The kernels, best first; NULL ends. A kernel that this CPU cannot run is skipped. */
-const struct gemm_kernel *gemm_kernel_avx512(void); /* NULL if not for this CPU or build */
+/* The kernels; NULL where this CPU or build cannot run one. */
+const struct gemm_kernel *gemm_kernel_avx512(void);
 const struct gemm_kernel *gemm_kernel_avx2(void);
 const struct gemm_kernel *gemm_kernel_portable(void);
 

@@ -1,9 +1,9 @@
 /* The kernels of one instruction set, written once over V (a vector of VW floats): a .c file defines GEMM_TARGET, V, VW, MR, NV, NB,
- * V_ZERO, V_LOAD, V_STORE, V_SET1, V_FMA, V_ADD, for VW > 1 also V_ROWS, V_LO, V_HI, V_SHUF, and GEMM_NAME(x), then includes this.
+ * V_ZERO, V_LOAD, V_STORE, V_SET1, V_FMA, V_ADD, for VW > 1 also V_ROWS, V_LO, V_HI, V_SHUF, and GEMM_NAME, then includes this.
  *
  * A tile keeps rows x NV vectors of C in registers; each lane is one chain acc = fma(a_k, b_k, acc). */
 
-/* No include guard: one inclusion per kernel file. IWYU pragma: private */
+/* No include guard: one inclusion per kernel file. */
 #include <stdint.h>
 #include <string.h>
 

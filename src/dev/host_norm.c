@@ -7,7 +7,7 @@ enum status host_rmsnorm_fwd(struct dev *d, const struct rmsnorm_fwd_args *a) {
     const float *x = host_f32(a->x), *delta = host_f32(a->delta), *gain = host_f32(a->gain);
     float *h = host_f32(a->h_out), *y = host_f32(a->y), *rstd = host_f32(a->rstd);
     int64_t c = a->c;
-    if (delta && !h) return TM_FAIL(TM_ERR_INTERNAL, "delta needs h_out");
+    if (delta && !h) return TM_FAIL(TM_ERR_INTERNAL, "rmsnorm: delta needs h_out");
 #pragma omp parallel for num_threads(d->threads) if (a->rows * c > HOST_SERIAL)
     for (int64_t r = 0; r < a->rows; r++)
         rstd[r] = f->rms_fwd(x + r * c, delta ? delta + r * c : NULL, gain, h ? h + r * c : NULL, y + r * c, c, a->eps);
@@ -28,7 +28,8 @@ static void dgain_leaf(const struct dev *d, const struct rmsnorm_bwd_args *a, in
 enum status host_rmsnorm_bwd(struct dev *d, const struct rmsnorm_bwd_args *a) {
     const struct leaf *f = d->leaf;
     if (a->group_heads < 1 || a->heads < 0)
-        return TM_FAIL(TM_ERR_SHAPE, "%lld heads in groups of %lld", (long long)a->heads, (long long)a->group_heads);
+        return TM_FAIL(TM_ERR_SHAPE, "rmsnorm: %lld heads in groups of %lld", (long long)a->heads,
+                       (long long)a->group_heads);
     int64_t c = a->c, rows = a->tokens * a->heads, groups = size_ceil_div(a->heads, a->group_heads);
     if (a->dgain.a) { /* before dx, which may overwrite dy */
 #pragma omp parallel for collapse(3) num_threads(d->threads) if (rows * c > HOST_SERIAL)
@@ -49,8 +50,8 @@ enum status host_rmsnorm_bwd(struct dev *d, const struct rmsnorm_bwd_args *a) {
 enum status host_rope(struct dev *d, const struct rope_args *a) {
     const struct leaf *f = d->leaf;
     if (a->rot < 0 || a->rot > a->d || a->rot % 2 || a->ld < a->heads * a->d)
-        return TM_FAIL(TM_ERR_SHAPE, "rot %lld of %lld channels, %lld heads, row distance %lld", (long long)a->rot,
-                       (long long)a->d, (long long)a->heads, (long long)a->ld);
+        return TM_FAIL(TM_ERR_SHAPE, "rope: rot %lld of %lld channels, %lld heads, row distance %lld",
+                       (long long)a->rot, (long long)a->d, (long long)a->heads, (long long)a->ld);
     float *x = host_f32(a->x), sign = a->sign < 0 ? -1.0f : 1.0f;
     const float *table = host_f32(a->table);
     const int32_t *position = host_i32(a->positions);

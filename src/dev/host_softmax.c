@@ -20,7 +20,8 @@ static float segment_tree(float value[OPS_MAX_SEGMENTS], const int64_t *seg, int
 static enum status check_segments(const int64_t *seg, int n, int64_t v) {
     bool good = n >= 1 && n <= OPS_MAX_SEGMENTS && seg[0] == 0 && seg[n] == v;
     for (int s = 0; good && s < n; s++) good = seg[s] <= seg[s + 1];
-    return good ? TM_OK : TM_FAIL(TM_ERR_SHAPE, "%d segments that do not rise from 0 to %lld", n, (long long)v);
+    return good ? TM_OK
+                : TM_FAIL(TM_ERR_SHAPE, "softmax: %d segments that do not rise from 0 to %lld", n, (long long)v);
 }
 
 enum status host_row_max(struct dev *d, const struct row_max_args *a) {

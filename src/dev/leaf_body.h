@@ -131,21 +131,20 @@ LEAF_FN void ce_grad(float *z, int64_t n, float top, float inv, float weight) {
 }
 LEAF_FN float kl_grad(float *zs, const float *zt, int64_t n, const struct leaf_kl *k) {
     const struct leaf_kl c = *k;
-    float acc[LANES] = {0}, e[BLOCK];
+    float acc[LANES] = {0}, e[BLOCK], p[BLOCK];
     for (int64_t i = 0; i < n; i += BLOCK) {
         int64_t m = n - i < BLOCK ? n - i : BLOCK;
         float *s = zs + i;
         const float *t = zt + i;
         SIMD for (int64_t j = 0; j < m; j++) {
-            float p = vmath_exp(t[j] * c.inv_temp - c.tmax) * c.tinv, log_ratio = (t[j] - s[j]) * c.inv_temp - c.shift;
-            e[j] = p == 0 ? 0 : p * log_ratio; /* a teacher's -inf is no NaN here */
+            p[j] = vmath_exp(t[j] * c.inv_temp - c.tmax) * c.tinv;
+            e[j] = p[j] == 0 ? 0 : p[j] * ((t[j] - s[j]) * c.inv_temp - c.shift); /* a teacher's -inf is no NaN here */
         }
         lanes_add(acc, e, m);
         if (!c.grad) continue;
         SIMD for (int64_t j = 0; j < m; j++) {
-            float p = vmath_exp(t[j] * c.inv_temp - c.tmax) * c.tinv,
-                  q = vmath_exp(s[j] * c.inv_temp - c.smax) * c.sinv;
-            s[j] = (q - p) * c.weight;
+            float q = vmath_exp(s[j] * c.inv_temp - c.smax) * c.sinv;
+            s[j] = (q - p[j]) * c.weight;
         }
     }
     return fold(acc);
@@ -174,6 +173,7 @@ LEAF_FN double sum_squares(const float *x, int64_t n) {
 }
 LEAF_FN uint32_t amax(const float *x, int64_t n) {
     uint32_t top = 0;
+#pragma omp simd reduction(max : top)
     for (int64_t i = 0; i < n; i++) {
         uint32_t b = vmath_bits(x[i]) & 0x7fffffffu;
         top = b > top ? b : top;
@@ -189,21 +189,29 @@ LANE_FN void visible(float *s, float factor, int32_t lo, int32_t hi) {
     }
 }
 /* One key tile of the online softmax (Milakov & Gimelshein 2018): scores [rows, ATTN_KEYS] become exp(score - running maximum); the
- * running maximum, sum and weighted values acc [rows, d] are rescaled. A row that saw nothing keeps -inf, 0, 0. */
+ * running maximum, sum and weighted values acc [rows, d] are rescaled. A row that saw nothing keeps -inf, 0, 0. top and sum have
+ * ATTN_ROWS places. */
 LEAF_FN void attn_softmax(const struct leaf_attn *t, float *s, float *top, float *sum, float *acc, int64_t d) {
+    float base[ATTN_ROWS] = {0}, alpha[ATTN_ROWS], part[ATTN_ROWS] = {0};
+    for (int64_t r = 0; r < t->rows; r++) {
+        float *row = s + r * ATTN_KEYS;
+        visible(row, t->scale, t->lo[r], t->hi[r]);
+        base[r] = max(row, ATTN_KEYS);
+    }
+    SIMD for (int r = 0; r < ATTN_ROWS; r++) {
+        float old = top[r], m = old > base[r] ? old : base[r];
+        top[r] = m;
+        base[r] = m == -INFINITY ? 0.0f : m;
+        alpha[r] = vmath_exp(old - base[r]);
+    }
     for (int64_t r = 0; r < t->rows; r++) {
         float *row = s + r * ATTN_KEYS, lanes[LANES] = {0};
-        visible(row, t->scale, t->lo[r], t->hi[r]);
-        float m = max(row, ATTN_KEYS);
-        m = top[r] > m ? top[r] : m;
-        float base = m == -INFINITY ? 0.0f : m;
-        SIMD for (int j = 0; j < ATTN_KEYS; j++) row[j] = vmath_exp(row[j] - base);
+        SIMD for (int j = 0; j < ATTN_KEYS; j++) row[j] = vmath_exp(row[j] - base[r]);
         lanes_add(lanes, row, ATTN_KEYS);
-        float alpha = vmath_exp(top[r] - base);
-        sum[r] = sum[r] * alpha + fold(lanes);
-        top[r] = m;
-        if (alpha != 1.0f) scale(acc + r * d, d, alpha);
+        part[r] = fold(lanes);
+        if (alpha[r] != 1.0f) scale(acc + r * d, d, alpha[r]);
     }
+    SIMD for (int r = 0; r < ATTN_ROWS; r++) sum[r] = sum[r] * alpha[r] + part[r];
 }
 /* Scores -> probabilities p = exp(score - lse), and dp -> the gradient of the unscaled scores, p (dp - delta) scale. lse and delta of
  * row r lie at r * stride. */

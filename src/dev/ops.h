@@ -71,7 +71,8 @@ struct rmsnorm_fwd_args {
 };
 /* dh = dy through the norm (+ dres when dres != 0); dx is written ([rows,C], may alias dy or dres).
  * dgain leaves: rows are [tokens, heads]; leaf (g, s) sums, tokens rising then heads rising, over heads of group g = head / group_heads and
- * tokens of row segment s (boundaries ceil(tokens*s/8)): dgain[(g*8 + s), C] += ... Plain norm: heads = group_heads = 1. */
+ * tokens of row segment s (boundaries ceil(tokens*s/8)): dgain[(g*8 + s), C] += ... Plain norm: heads = group_heads = 1.
+ * dgain may be 0 (not wanted). */
 struct rmsnorm_bwd_args {
     dptr dy, h, gain, rstd, dres, dx, dgain;
     int64_t tokens, heads, group_heads, c;
@@ -87,7 +88,8 @@ struct rope_args {
 
 /* Causal grouped-query attention over `b` sequences of T tokens (token row = sequence * T + t). q [N, hq*D], k, v [N, hkv*D], o [N, hq*D] with
  * row distances ldq, ldk, ldv, ldo. Row t sees keys max(first[row], t - window + 1) .. t, where first [N] int32 is an index inside the
- * sequence (left padding and document boundaries), window 0 = none. A row that sees nothing gives zeros. lse [N, hq] natural log of the sum.
+ * sequence (left padding and document boundaries; the address 0 = all zeros), window 0 = none. A row that sees nothing gives zeros.
+ * lse [N, hq] natural log of the sum, -inf for such a row.
  * Tiled with an online softmax: never a T x T array. Tile sizes are constants, so bits do not depend on threads.
  * With a cache of keys and values (forward only): the query rows are positions t0 .. t0 + T - 1 of their sequences and see keys from
  * position 0 on; k and v then hold tk >= t0 + T rows per sequence (tk = 0: T, and t0 = 0). Key tiles lie at fixed positions, so a row's bits
@@ -98,7 +100,8 @@ struct attn_fwd_args {
     float scale;
     int64_t t0, tk;
 };
-/* Gradients; dk, dv of one KV head sum over its q heads in rising order, then rows rising. `delta` [N, hq] is scratch. */
+/* Gradients, written whole; they have the row distances of their forward arrays, dout that of o. dk, dv of one KV
+ * head sum over its q heads in rising order, then rows rising. `delta` [N, hq] is scratch. */
 struct attn_bwd_args {
     dptr q, k, v, o, lse, first, dout, dq, dk, dv, delta;
     int64_t b, t, hq, hkv, d, ldq, ldk, ldv, ldo, window;
@@ -157,7 +160,8 @@ struct tree_fold_args {
 };
 
 /* Vocabulary-parallel softmax pieces over one chunk of logits [n, v] (this rank's columns; ld = row distance).
- * rowmax[i] = max over columns (−inf when v = 0), of z * inv_temp. Also the argmax: best[i] = global column (col0 + j), lowest wins ties. */
+ * rowmax[i] = max over columns (−inf when v = 0), of z * inv_temp. Also the argmax: best[i] (int32) = global column (col0 + j), lowest
+ * wins ties; INT32_MAX when v = 0. best may be 0 (not wanted). inv_temp > 0. */
 struct row_max_args {
     dptr z, rowmax, best;
     int64_t n, v, ld, col0;
@@ -172,7 +176,8 @@ struct sum_exp_args {
     int64_t seg[OPS_MAX_SEGMENTS + 1];
     float inv_temp;
 };
-/* In place z <- (softmax(z) - [j == label]) * weight[i]; weight [n] (0 for masked tokens). rowmax, sumexp are global. */
+/* In place z <- (softmax(z) - [j == label]) * weight[i]; weight [n] (0 for masked tokens: their row becomes +0
+ * whatever its logits). rowmax, sumexp are global. */
 struct ce_grad_args {
     dptr z, rowmax, sumexp, labels, weight;
     int64_t n, v, ld, col0;
@@ -188,7 +193,7 @@ struct kl_grad_args {
 };
 
 /* AdamW (Loshchilov & Hutter 2019, decoupled decay) over n elements of one tensor: g' = g * grad_scale; m, v updated; w -= lr*(mhat/(sqrt(vhat)+eps)
- * + decay*w). correction1/2 = 1 - beta^step. */
+ * + decay*w). correction1/2 = 1 - beta^step, of the beta given here (0.999f is not 0.999). */
 struct adamw_args {
     dptr w, m, v, g;
     int64_t n;

@@ -95,7 +95,8 @@ enum status optim_grads_finish(struct optim_grads *og) {
     struct model *m = og->m;
     const struct par_grid *g = m->o.grid;
     struct dev *d = m->o.dev;
-    if (g->dp > 1) TM_TRY(par_tree_sum(g->dp_group, d, m->grads, floats(og), (1ull << g->dp) - 1));
+    uint64_t everyone = g->dp < 64 ? (UINT64_C(1) << g->dp) - 1 : UINT64_MAX;
+    if (g->dp > 1) TM_TRY(par_tree_sum(g->dp_group, d, m->grads, floats(og), everyone));
     for (int i = 0; i < m->n_params; i++) {
         struct model_param *p = &m->param[i];
         int64_t n = tensor_box_elems(&p->desc.box);

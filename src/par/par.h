@@ -81,7 +81,7 @@ enum status par_bcast_dev(struct par_group *g, struct dev *d, dptr x, int64_t by
 enum status par_allgatherv_f32(struct par_group *g, struct dev *d, dptr mine, dptr out, const int64_t *counts);
 
 /* Point to point between pipeline stages (device memory); `request` is completed by par_wait. At most PAR_MAX_REQUESTS in flight per group;
- * tag 0..PAR_MAX_TAG. x stays untouched until the wait. Errors: COMM; INTERNAL (too many requests, a bad rank, tag or request). */
+ * tag 0..PAR_MAX_TAG. x stays untouched until the wait. On a NULL group under the plan backend nothing is sent: *request = -1, which waits on NULL at once. Errors: COMM; INTERNAL (too many requests, a bad rank, tag or request). */
 enum { PAR_MAX_REQUESTS = 64, PAR_MAX_TAG = 32000 };
 enum status par_send_start(struct par_group *g, struct dev *d, dptr x, int64_t bytes, int to, int tag, int *request);
 enum status par_recv_start(struct par_group *g, struct dev *d, dptr x, int64_t bytes, int from, int tag, int *request);

@@ -8,6 +8,7 @@
 #include "quant/summary.h"
 #include "stage/inputs.h"
 #include "stage/layers.h"
+#include "stage/plan.h"
 #include "stage/probe.h"
 #include "stage/quantized.h"
 #include "stage/saved.h"
@@ -162,13 +163,22 @@ static enum status results(struct calibrate *c) {
     return st == TM_OK ? write_record(c) : st;
 }
 
+/* Planned, one round stands for all. */
+static enum status plan_all(struct calibrate *c) {
+    double rounds = (double)c->n / c->r->grid.dp;
+    stage_plan_begin(c->r);
+    TM_TRY(round_all(c));
+    stage_plan_rounds(c->r, "micro-batch on every replica", rounds, (int64_t)rounds);
+    return save_all(c, true);
+}
+
 enum status stage_calibrate_all(struct stage_run *r, const struct deck_stage *s) {
     struct calibrate c = {.r = r, .s = s};
     enum status st = open_all(&c);
     if (st == TM_OK) st = resume_all(&c);
-    if (st == TM_OK) st = loop_all(&c);
+    if (st == TM_OK) st = r->plan ? plan_all(&c) : loop_all(&c);
     if (st == TM_OK) st = write_stats_all(&c);
-    if (st == TM_OK) st = par_agree_all(results(&c));
+    if (st == TM_OK && !r->plan) st = par_agree_all(results(&c));
     data_batch_free(&c.batch);
     train_pass_destroy(&c.pass);
     stage_close_quant(&c.quant);

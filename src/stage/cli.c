@@ -10,6 +10,7 @@
 #include "base/version.h"
 #include "ckpt/ckpt.h"
 #include "quant/format.h"
+#include "stage/plan.h"
 #include "stage/tools.h"
 #include "stage/verify.h"
 
@@ -17,11 +18,12 @@ static const char usage[] =
     "usage: temper DECK [--set stage.key=value]... [--sweep-point I] [--resume auto|never|PATH] [--allow-mismatch "
     "KEY]... [--profile]\n"
     "       temper DECK --check | --sweep-count\n"
+    "       temper DECK --plan [--as-ranks N] [--rate GFLOPS]\n"
     "       temper --help-deck [KEY] | --list formats|families|stages|ops|status | --version | --help\n"
     "       temper --inspect PATH | --hash PATH | --verify-export DIR\n";
 
 struct command {
-    const char *check, *sweep_count, *help_deck, *list, *inspect, *hash, *verify;
+    const char *check, *plan, *as_ranks, *rate, *sweep_count, *help_deck, *list, *inspect, *hash, *verify;
     bool version, help;
 };
 
@@ -39,6 +41,9 @@ static enum status parse(int argc, char **argv, struct stage_options *o, struct 
         {"--allow-mismatch", REPEATED, NULL, (const char **)o->allow, &o->n_allow},
         {"--resume", VALUE, &o->resume, NULL, NULL},
         {"--check", FLAG, &c->check, NULL, NULL},
+        {"--plan", FLAG, &c->plan, NULL, NULL},
+        {"--as-ranks", VALUE, &c->as_ranks, NULL, NULL},
+        {"--rate", VALUE, &c->rate, NULL, NULL},
         {"--sweep-count", FLAG, &c->sweep_count, NULL, NULL},
         {"--help-deck", OPTIONAL, &c->help_deck, NULL, NULL},
         {"--list", VALUE, &c->list, NULL, NULL},
@@ -86,25 +91,39 @@ static enum status parse(int argc, char **argv, struct stage_options *o, struct 
     return TM_OK;
 }
 
-static enum status check_deck(const struct stage_options *o, bool count) {
+static enum status print(enum status st, struct str *s) {
+    if (st == TM_OK) printf("%s", s->p ? s->p : "");
+    str_free(s);
+    return st;
+}
+
+static enum status plan_deck(const struct stage_options *o, const struct command *c, struct deck *d) {
+    struct str text = {0};
+    char *ranks_end = "", *rate_end = "";
+    int64_t ranks = c->as_ranks ? strtoll(c->as_ranks, &ranks_end, 10) : 0;
+    double rate = c->rate ? strtod(c->rate, &rate_end) : 0;
+    if (*ranks_end || (c->as_ranks && ranks < 1))
+        return TM_FAIL(TM_ERR_DECK, "--as-ranks %s: expected a number of ranks", c->as_ranks);
+    if (*rate_end || (c->rate && !(rate > 0 && rate < 1e12)))
+        return TM_FAIL(TM_ERR_DECK, "--rate %s: expected GFLOP/s of one rank, above 0", c->rate);
+    return print(stage_plan_print(o, d, ranks, rate, &text), &text);
+}
+
+static enum status read_deck(const struct stage_options *o, const struct command *c) {
     struct str report = {0};
     struct deck *d = NULL;
     enum status st = o->sweep_point >= 0
                          ? deck_load_point(o->deck_path, o->sets, o->n_sets, o->sweep_point, &report, &d)
                          : deck_load(o->deck_path, o->sets, o->n_sets, &report, &d);
     if (report.len) fprintf(stderr, "%s", report.p);
-    if (st == TM_OK && count)
+    if (st == TM_OK && c->plan)
+        st = plan_deck(o, c, d);
+    else if (st == TM_OK && c->sweep_count)
         printf("%lld\n", (long long)deck_sweep_count(d));
     else if (st == TM_OK)
         printf("%s: good: %d stages\n", o->deck_path, d->stages.n);
     deck_free(&d);
     str_free(&report);
-    return st;
-}
-
-static enum status print(enum status st, struct str *s) {
-    if (st == TM_OK) printf("%s", s->p ? s->p : "");
-    str_free(s);
     return st;
 }
 
@@ -119,7 +138,8 @@ static enum status run_command(const struct stage_options *o, const struct comma
     if (c->verify) return print(stage_verify_export(c->verify, &s), &s);
     if (c->hash) return print(stage_hash(c->hash, &s), &s);
     if (!o->deck_path) return TM_FAIL(TM_ERR_DECK, "no deck\n%s", usage);
-    if (c->check || c->sweep_count) return check_deck(o, c->sweep_count != NULL);
+    if (c->as_ranks && !c->plan) return TM_FAIL(TM_ERR_DECK, "--as-ranks goes with --plan\n%s", usage);
+    if (c->check || c->sweep_count || c->plan) return read_deck(o, c);
     *finished = false;
     return TM_OK;
 }

@@ -7,6 +7,7 @@
 #include "base/mem.h"
 #include "base/size.h"
 #include "stage/inputs.h"
+#include "stage/plan.h"
 #include "stage/probe.h"
 #include "stage/quantized.h"
 #include "train/step.h"
@@ -73,14 +74,20 @@ static enum status report(struct eval *e, const struct train_tally *t) {
     return stage_quant_results(e->r, e->s, &e->quant);
 }
 
+/* Planned, one micro-batch of each replica stands for all. */
+static int64_t samples(const struct eval *e) { return e->r->plan ? e->micro * e->r->grid.dp : e->rows; }
+static double rounds(const struct eval *e) { return (double)size_ceil_div(e->rows, e->micro) / e->r->grid.dp; }
+
 static enum status score_all(struct eval *e) {
     struct train_pass *pass = NULL, *teacher = NULL;
     struct train_tally tally;
     enum status st = par_agree_all(make_passes(e, &pass, &teacher));
+    stage_plan_begin(e->r);
     if (st == TM_OK)
-        st = train_eval_all(&(struct train_eval){.pass = pass, .set = e->set, .micro = e->micro, .samples = e->rows},
+        st = train_eval_all(&(struct train_eval){.pass = pass, .set = e->set, .micro = e->micro, .samples = samples(e)},
                             &tally);
-    if (st == TM_OK) st = report(e, &tally);
+    stage_plan_rounds(e->r, "micro-batch on every replica", rounds(e), (int64_t)rounds(e));
+    if (st == TM_OK && !e->r->plan) st = report(e, &tally);
     train_pass_destroy(&pass);
     train_pass_destroy(&teacher);
     return par_agree_all(st);
@@ -174,8 +181,12 @@ static enum status probe_all(struct eval *e) {
     struct train_tally none;
     if (!*e->s->logits_out && !*e->s->hidden_out) return TM_OK;
     enum status st = par_agree_all(prepare_probes(&p));
+    stage_plan_begin(e->r);
     if (st == TM_OK)
-        st = train_eval_all(&(struct train_eval){p.pass, e->set, e->micro, e->rows, keep_micro_batch, &p}, &none);
+        st = train_eval_all(&(struct train_eval){p.pass, e->set, e->micro, samples(e),
+                                                 e->r->plan ? NULL : keep_micro_batch, &p},
+                            &none);
+    stage_plan_rounds(e->r, "micro-batch on every replica", rounds(e), (int64_t)rounds(e));
     if (st == TM_OK && p.logits.n) st = probe_write_all(&p.logits, e->s->logits_out);
     if (st == TM_OK && p.hidden.n) st = probe_write_all(&p.hidden, e->s->hidden_out);
     probe_free(&p.logits);

@@ -11,6 +11,7 @@
 #include "hub/pretty.h"
 #include "quant/config.h"
 #include "stage/inputs.h"
+#include "stage/plan.h"
 #include "stage/quantized.h"
 
 struct export {
@@ -196,6 +197,7 @@ static enum status write_all(struct export *e) {
     if (st == TM_OK) st = make_plan(e);
     if (st == TM_OK) st = refuse_source(e);
     TM_TRY(par_agree_all(st));
+    if (e->r->plan) return stage_plan_exported(e->r, e->plan);
     TM_TRY(write_weights_all(e, dir));
     TM_TRY(par_agree_all(write_companions(e, dir)));
     for (size_t i = 0; i < e->pack->n; i++) bytes += e->pack->tensors[i].rows * e->pack->tensors[i].row_bytes;

@@ -32,7 +32,7 @@ struct generation {
 static enum status open_all(struct generation *g) {
     const struct deck_stage *s = g->s;
     struct model_config c;
-    enum status st = model_config_read(*s->model.path ? s->model.path : s->model.random_init, &c);
+    enum status st = stage_model_config(s, &c);
     if (st == TM_OK) st = stage_prompts_open(s, c.vocab, &g->prompts);
     int64_t positions = g->prompts.longest + s->max_new_tokens;
     if (st == TM_OK && par_rank() == 0 && positions > c.max_position)

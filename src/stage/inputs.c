@@ -11,6 +11,7 @@
 #include "base/str.h"
 #include "hub/safetensors.h"
 #include "model/load.h"
+#include "stage/plan.h"
 
 /* --- data ------------------------------------------------------------------------------------------------------------------- */
 enum status stage_open_tokenizer(const struct deck_stage *s, struct tok **out) {
@@ -67,11 +68,12 @@ static enum status open_source(const struct deck_stage *s, const struct deck_dat
     return st;
 }
 
-static enum status open_data(const struct deck_stage *s, const struct deck_dataset *d, int64_t vocab,
+/* own: the data that the stage works on, not what it is judged by. */
+static enum status open_data(const struct deck_stage *s, const struct deck_dataset *d, bool own, int64_t vocab,
                              struct data_set **out, int64_t *rows) {
     struct data_member *member;
     enum status st = TM_OK;
-    bool rows_only = true, learns = d == s->dataset && (s->kind == DECK_KIND_train || s->kind == DECK_KIND_distill);
+    bool rows_only = true, learns = own && (s->kind == DECK_KIND_train || s->kind == DECK_KIND_distill);
     *out = NULL;
     TM_TRY(mem_alloc(&member, (size_t)d->sources.n, sizeof *member));
     int n = 0;
@@ -111,7 +113,9 @@ static enum status create(struct stage_run *r, const char *dir, bool training, i
     struct model_config c;
     TM_TRY(model_config_read(dir, &c));
     struct model_options o = {.dev = r->dev, .grid = &r->grid, .training = training, .max_positions = max_positions};
-    return model_create(&c, &o, out);
+    TM_TRY(model_create(&c, &o, out));
+    stage_plan_model(r, *out);
+    return TM_OK;
 }
 
 static enum status load_hub(struct model *m, const char *dir) {
@@ -132,6 +136,13 @@ static enum status model_dir(const struct deck_stage *s, char *out, size_t cap) 
     return TM_OK;
 }
 
+enum status stage_model_config(const struct deck_stage *s, struct model_config *out) {
+    char dir[4096];
+    *out = (struct model_config){0};
+    TM_TRY(model_dir(s, dir, sizeof dir));
+    return model_config_read(dir, out);
+}
+
 static enum status load_ckpt_all(struct stage_run *r, struct ckpt *c, struct model *m) {
     struct ckpt_tensor *tensors;
     int n;
@@ -143,12 +154,15 @@ static enum status load_ckpt_all(struct stage_run *r, struct ckpt *c, struct mod
 
 enum status stage_open_set_all(struct stage_run *r, const struct deck_stage *s, const struct deck_dataset *d,
                                struct data_set **out, int64_t *rows) {
-    char dir[4096];
-    struct model_config c = {0};
-    (void)r;
-    enum status st = model_dir(s, dir, sizeof dir);
-    if (st == TM_OK) st = model_config_read(dir, &c);
-    if (st == TM_OK) st = open_data(s, d, c.vocab, out, rows);
+    struct model_config c;
+    struct deck_dataset set = *d;
+    struct deck_source mock = {.path = "mock", .weight = 1};
+    if (r->plan && stage_plan_knows_rows(s, d)) { /* the data need not be here */
+        set.sources.v = &mock;
+        set.sources.n = 1;
+    }
+    enum status st = stage_model_config(s, &c);
+    if (st == TM_OK) st = open_data(s, &set, d == s->dataset, c.vocab, out, rows);
     model_config_free(&c);
     return par_agree_all(st);
 }
@@ -183,7 +197,7 @@ enum status stage_open_model_all(struct stage_run *r, const struct deck_stage *s
     enum status st = model_dir(s, dir, sizeof dir);
     if (st == TM_OK) st = create(r, dir, training, max_positions, &out->m);
     TM_TRY(par_agree_all(st));
-    return load_from_all(r, s, s->from_index, out);
+    return r->plan ? TM_OK : load_from_all(r, s, s->from_index, out);
 }
 
 enum status stage_open_teacher_all(struct stage_run *r, const struct deck_stage *s, int64_t max_positions,
@@ -193,7 +207,7 @@ enum status stage_open_teacher_all(struct stage_run *r, const struct deck_stage 
     if (!*dir) return TM_FAIL(TM_ERR_DECK, "stage %s needs teacher.path", s->name);
     TM_TRY(str_copy(out->weights, sizeof out->weights, dir));
     TM_TRY(par_agree_all(create(r, dir, false, max_positions, &out->m)));
-    return par_agree_all(load_hub(out->m, dir));
+    return r->plan ? TM_OK : par_agree_all(load_hub(out->m, dir));
 }
 
 void stage_close_model(struct stage_model *m) { model_destroy(&m->m); }

@@ -15,6 +15,9 @@ enum status stage_open_set_all(struct stage_run *r, const struct deck_stage *s, 
 /* A token file (safetensors: integer input_ids [B, T]; attention_mask and labels where wanted) as a source of rows. Local. */
 enum status stage_open_token_file(const char *path, struct data_source **out);
 
+/* config.json of the stage's model (model.path, else model.random_init). The caller frees with model_config_free, also after an error. Local. */
+enum status stage_model_config(const struct deck_stage *s, struct model_config *out);
+
 /* Where a model's weights come from. */
 struct stage_model {
     struct model *m;

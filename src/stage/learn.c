@@ -9,6 +9,7 @@
 #include "base/size.h"
 #include "ckpt/ckpt.h"
 #include "stage/inputs.h"
+#include "stage/plan.h"
 #include "stage/probe.h"
 #include "stage/quantized.h"
 #include "stage/saved.h"
@@ -270,12 +271,21 @@ static enum status steps_all(struct learn *l) {
     return x.tokens ? stage_result(l->r, s, "loss", x.loss, "nats/token") : TM_OK;
 }
 
+/* Planned, one step stands for all. */
+static enum status plan_all(struct learn *l) {
+    struct train_result x;
+    stage_plan_begin(l->r);
+    TM_TRY(train_step_all(&l->step, 0, &x));
+    stage_plan_rounds(l->r, "step", (double)l->s->steps, l->step.n_local);
+    return save_all(l, true);
+}
+
 enum status stage_learn_all(struct stage_run *r, const struct deck_stage *s, bool with_teacher) {
     struct learn l = {.r = r, .s = s};
     enum status st = open_all(&l, with_teacher);
     if (st == TM_OK) st = resume_all(&l);
     if (st == TM_OK) st = par_agree_all(stage_metrics_begin(r, s, l.done));
-    if (st == TM_OK) st = steps_all(&l);
+    if (st == TM_OK) st = r->plan ? plan_all(&l) : steps_all(&l);
     train_stepper_free(&l.step);
     train_pass_destroy(&l.pass);
     train_pass_destroy(&l.eval_pass);

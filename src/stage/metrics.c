@@ -26,7 +26,7 @@ enum status stage_metrics_begin(struct stage_run *r, const struct deck_stage *s,
     char path[4096], *text;
     struct str kept = {0};
     size_t n;
-    if (par_rank() != 0) return TM_OK;
+    if (par_rank() != 0 || r->plan) return TM_OK;
     TM_TRY(metrics_path(r, path, sizeof path));
     if (!file_exists(path)) return TM_OK;
     TM_TRY(file_read(path, (size_t)1 << 32, &text, &n));

@@ -64,12 +64,22 @@ enum status stage_load_maxima(struct quant_model *q, struct ckpt *c) {
     return quant_model_upload(q);
 }
 
+/* What the checkpoint of stage `from` will hold: the quantizers of the calibration that it goes back to. */
+static enum status plan_quant(struct stage_run *r, int from, struct model *m, struct stage_quant *out) {
+    const struct deck_stage *stages = r->deck->stages.v;
+    while (from >= 0 && stages[from].kind != DECK_KIND_calibrate) from = stages[from].from_index;
+    if (from < 0) return TM_OK;
+    TM_TRY(stage_make_quant(&stages[from], m, out));
+    return quant_model_apply(out->q);
+}
+
 enum status stage_open_quant_all(struct stage_run *r, const struct deck_stage *s, struct model *m,
                                  struct stage_quant *out) {
     char dir[4096], path[4096];
     int64_t step;
     struct ckpt *c;
     *out = (struct stage_quant){0};
+    if (r->plan) return plan_quant(r, s->from_index, m, out);
     if (s->from_index < 0) return TM_OK;
     TM_TRY(stage_ckpt_dir(&r->deck->stages.v[s->from_index], dir, sizeof dir));
     TM_TRY(ckpt_find_latest_all(dir, r->grid.world, path, sizeof path, &step));

@@ -13,6 +13,7 @@
 #include "base/version.h"
 #include "ckpt/ckpt.h"
 #include "hub/pretty.h"
+#include "stage/plan.h"
 #include "stage/profile.h"
 #include "stage/report.h"
 #include "stage/saved.h"
@@ -67,7 +68,7 @@ static enum status refuse_data(const struct deck_stage *s) {
     return TM_OK;
 }
 
-static enum status refuse_unsupported(const struct deck *d) {
+enum status stage_check_deck(const struct deck *d) {
     for (int i = 0; i < d->stages.n; i++) {
         const struct deck_stage *s = &d->stages.v[i];
         const struct {
@@ -97,14 +98,13 @@ static enum status refuse_unsupported(const struct deck *d) {
 }
 
 /* --- set-up ----------------------------------------------------------------------------------------------------------------- */
-static enum status make_grid_all(struct stage_run *r) {
+enum status stage_check_grid(struct stage_run *r) {
     const struct deck_grid *g = &r->deck->grid;
     const char *wish = r->deck->numerics.grid_invariant;
-    par_grid_destroy(&r->grid); /* the world alone, until the deck was known */
-    TM_TRY(par_grid_create_all((int)g->tp, (int)g->cp, (int)g->pp, &r->grid));
     if (g->dp > 0 && g->dp != r->grid.dp)
         return TM_FAIL(TM_ERR_DECK, "grid.dp = %lld, but %d ranks make %d data-parallel groups of tp %d x pp %d",
-                       (long long)g->dp, par_size(), r->grid.dp, r->grid.tp, r->grid.pp);
+                       (long long)g->dp, r->grid.tp * r->grid.cp * r->grid.pp * r->grid.dp, r->grid.dp, r->grid.tp,
+                       r->grid.pp);
     r->invariant = strcmp(wish, "false") && r->grid.invariant;
     if (!strcmp(wish, "true") && !r->invariant)
         return TM_FAIL(TM_ERR_DECK,
@@ -113,6 +113,13 @@ static enum status make_grid_all(struct stage_run *r) {
     if (!strcmp(wish, "auto") && !r->invariant)
         log_warn("grid.tp = %d is no power of two: results depend on the grid", r->grid.tp);
     return TM_OK;
+}
+
+static enum status make_grid_all(struct stage_run *r) {
+    const struct deck_grid *g = &r->deck->grid;
+    par_grid_destroy(&r->grid); /* the world alone, until the deck was known */
+    TM_TRY(par_grid_create_all((int)g->tp, (int)g->cp, (int)g->pp, &r->grid));
+    return stage_check_grid(r);
 }
 
 /* Cores that this process may use, shared with the other ranks of the host. OMP_NUM_THREADS decides when it is set. */
@@ -151,12 +158,16 @@ static enum status lock_run_dir(struct stage_run *r) {
 }
 
 /* --- stages ----------------------------------------------------------------------------------------------------------------- */
-static enum status run_stages_all(struct stage_run *r) {
-    static enum status (*const run[])(struct stage_run *, const struct deck_stage *) = {
+stage_fn stage_function(enum deck_kind kind) {
+    static const stage_fn functions[] = {
 #define KIND(name, leaves_model, doc) stage_##name##_all,
 #include "deck/kinds.def"
 #undef KIND
     };
+    return functions[kind];
+}
+
+static enum status run_stages_all(struct stage_run *r) {
     for (int i = 0; i < r->deck->stages.n; i++) {
         const struct deck_stage *s = &r->deck->stages.v[i];
         bool save;
@@ -167,8 +178,12 @@ static enum status run_stages_all(struct stage_run *r) {
             log_info("finished by an earlier start");
             continue;
         }
+        struct stage_plan planned;
+        TM_TRY(stage_plan_all(r, s, &planned));
+        dev_memory_reset(r->dev);
         double begin = clock_seconds();
-        TM_TRY(par_agree_all(run[s->kind](r, s)));
+        TM_TRY(par_agree_all(stage_function(s->kind)(r, s)));
+        TM_TRY(stage_memory_all(r, &planned));
         TM_TRY(stage_result(r, s, "seconds", clock_seconds() - begin, "s"));
         TM_TRY(par_agree_all(stage_note_finished(r, s)));
         TM_TRY(par_agree_all(stage_report_write(r)));
@@ -181,7 +196,7 @@ static enum status run_stages_all(struct stage_run *r) {
 static enum status run_all(struct stage_run *r) {
     TM_TRY(par_grid_create_all(1, 1, 1, &r->grid));
     TM_TRY(share_deck_all(r));
-    TM_TRY(refuse_unsupported(r->deck));
+    TM_TRY(stage_check_deck(r->deck));
     set_log_level(r->deck->run.log);
     TM_TRY(make_grid_all(r));
     TM_TRY(par_agree_all(lock_run_dir(r)));
@@ -222,7 +237,7 @@ json_t *stage_results_of(struct stage_run *r, const struct deck_stage *s) {
 
 enum status stage_result(struct stage_run *r, const struct deck_stage *s, const char *name, double value,
                          const char *unit) {
-    if (par_rank() != 0) return TM_OK;
+    if (par_rank() != 0 || r->plan) return TM_OK;
     json_object_set_new(stage_results_of(r, s), name, json_real(value));
     printf("%s.%s = %.9g%s%s\n", s->name, name, value, *unit ? " " : "", unit);
     fflush(stdout);
@@ -230,7 +245,7 @@ enum status stage_result(struct stage_run *r, const struct deck_stage *s, const 
 }
 
 enum status stage_result_text(struct stage_run *r, const struct deck_stage *s, const char *name, const char *value) {
-    if (par_rank() != 0) return TM_OK;
+    if (par_rank() != 0 || r->plan) return TM_OK;
     json_object_set_new(stage_results_of(r, s), name, json_string(value));
     printf("%s.%s = %s\n", s->name, name, value);
     fflush(stdout);

@@ -27,16 +27,25 @@ struct stage_run {
     struct par_grid grid;
     struct dev *dev;
     bool invariant;
-    int lock;         /* of the run directory, on rank 0 */
-    double start;     /* clock_seconds() at the start of the process */
-    json_t *results;  /* rank 0: what results.json will hold, an object per stage */
-    json_t *finished; /* stages that earlier starts finished: {name: results}; the same on every rank */
+    struct stage_plan *plan; /* not NULL: stages are planned, not run (stage/plan.h) */
+    int lock;                /* of the run directory, on rank 0 */
+    double start;            /* clock_seconds() at the start of the process */
+    json_t *results;         /* rank 0: what results.json will hold, an object per stage */
+    json_t *finished;        /* stages that earlier starts finished: {name: results}; the same on every rank */
 };
 
 /* A stage's function, one per row of deck/kinds.def. Collective over the world. */
 #define KIND(name, leaves_model, doc) enum status stage_##name##_all(struct stage_run *r, const struct deck_stage *s);
 #include "deck/kinds.def" // IWYU pragma: keep
 #undef KIND
+
+typedef enum status (*stage_fn)(struct stage_run *r, const struct deck_stage *s);
+stage_fn stage_function(enum deck_kind kind);
+
+/* UNSUPPORTED, with the key's name, for what the deck asks and this version does not do. Local. */
+enum status stage_check_deck(const struct deck *d);
+/* After r->grid is set: does it agree with grid.dp and numerics.grid_invariant? Sets r->invariant. Local. Errors: DECK. */
+enum status stage_check_grid(struct stage_run *r);
 
 /* Run all stages of the deck. Collective over the world; the agreed status. */
 enum status stage_run_deck_all(const struct stage_options *o);

@@ -11,6 +11,7 @@
 #include "base/str.h"
 #include "base/version.h"
 #include "stage/fingerprint.h"
+#include "stage/plan.h"
 
 enum status stage_meta(const struct quant_model *q, int64_t done, bool finished, json_t **out) {
     json_t *formats = NULL;
@@ -27,6 +28,7 @@ enum status stage_save_all(struct stage_run *r, const struct deck_stage *s, int6
                            const struct ckpt_tensor *list, size_t n, const json_t *meta) {
     char dir[4096];
     struct ckpt_saved info;
+    if (r->plan) return stage_plan_saved(r, list, n);
     TM_TRY(stage_ckpt_dir(s, dir, sizeof dir));
     struct ckpt_save_args a = {.run_dir = s->run.dir,
                                .dir = dir,
@@ -50,7 +52,7 @@ enum status stage_resume_all(struct stage_run *r, const struct deck_stage *s, st
     char dir[4096], path[4096];
     int64_t step;
     *out = NULL;
-    if (!strcmp(r->o.resume, "never")) return TM_OK;
+    if (r->plan || !strcmp(r->o.resume, "never")) return TM_OK;
     TM_TRY(stage_ckpt_dir(s, dir, sizeof dir));
     TM_TRY(ckpt_find_latest_all(dir, r->grid.world, path, sizeof path, &step));
     return step < 0 ? TM_OK : ckpt_open_all(path, r->grid.world, out);

@@ -39,6 +39,8 @@ enum status stage_poll_all(struct stage_run *r, bool *save) {
     char path[4096];
     int64_t want[2] = {stop_ != 0, save_ != 0};
     const char *why = "a signal";
+    *save = false;
+    if (r->plan) return TM_OK;
     save_ = 0;
     if (par_rank() == 0) {
         if (str_path(path, sizeof path, r->deck->run.dir, "STOP") == TM_OK && file_exists(path)) {

@@ -1,5 +1,6 @@
 /* Planning of a tape: the time line of events, the life of every buffer on it, and offsets by first fit, largest first. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/mem.h"
 #include "base/size.h"
@@ -150,23 +151,41 @@ static int by_size(const void *a, const void *b) {
     return *(const int *)a - *(const int *)b;
 }
 
-/* Lowest offset free of all placed buffers of the same pool that live at the same time. */
-static void place(struct tape *t, const int *order, size_t n_placed, struct tape_buffer *b) {
-    size_t at = 0;
-    for (bool moved = true; moved;) {
-        moved = false;
-        for (size_t i = 0; i < n_placed; i++) {
-            const struct tape_buffer *o = &t->buffer[order[i]];
-            if (o->to < 0 || o->kept != b->kept || o->from > b->to || o->to < b->from) continue;
-            if (at < o->offset + o->bytes && o->offset < at + b->bytes) {
-                at = o->offset + o->bytes;
-                moved = true;
-            }
-        }
+/* The buffers of one pool that have their place, by rising offset. */
+struct placed {
+    int *v;
+    size_t n;
+};
+
+/* Lowest offset free of all placed buffers of the pool that live at the same time: one sweep. Returns the bytes the pool then needs. */
+static size_t place(struct tape *t, struct placed *pool, int index) {
+    struct tape_buffer *b = &t->buffer[index];
+    size_t at = 0, i = 0;
+    for (; i < pool->n; i++) {
+        const struct tape_buffer *o = &t->buffer[pool->v[i]];
+        if (o->offset >= at + b->bytes) break; /* the gap is large enough, and nothing behind it begins earlier */
+        if (o->from <= b->to && o->to >= b->from && o->offset + o->bytes > at) at = o->offset + o->bytes;
     }
     b->offset = at;
-    size_t *pool = b->kept ? &t->kept_bytes : &t->scratch_bytes;
-    if (at + b->bytes > *pool) *pool = at + b->bytes;
+    while (i > 0 && t->buffer[pool->v[i - 1]].offset > at) i--;
+    memmove(pool->v + i + 1, pool->v + i, (pool->n - i) * sizeof *pool->v);
+    pool->v[i] = index;
+    pool->n++;
+    return at + b->bytes;
+}
+
+static void place_buffers(struct tape *t, int *order, int *room) {
+    struct placed kept = {.v = room}, scratch = {.v = room + t->n_buffer};
+    for (size_t i = 0; i < t->n_buffer; i++) order[i] = (int)i;
+    sorted_ = t->buffer;
+    if (t->n_buffer) qsort(order, t->n_buffer, sizeof *order, by_size);
+    for (size_t i = 0; i < t->n_buffer; i++) {
+        const struct tape_buffer *b = &t->buffer[order[i]];
+        if (b->to < 0) continue;
+        size_t *bytes = b->kept ? &t->kept_bytes : &t->scratch_bytes;
+        size_t need = place(t, b->kept ? &kept : &scratch, order[i]);
+        if (need > *bytes) *bytes = need;
+    }
 }
 
 enum status tape_plan(struct tape *t) {
@@ -175,12 +194,8 @@ enum status tape_plan(struct tape *t) {
     TM_TRY(make_value_buffers(t));
     TM_TRY(make_grad_buffers(t));
     find_lives(t);
-    TM_TRY(mem_alloc(&order, t->n_buffer, sizeof *order));
-    for (size_t i = 0; i < t->n_buffer; i++) order[i] = (int)i;
-    sorted_ = t->buffer;
-    if (t->n_buffer) qsort(order, t->n_buffer, sizeof *order, by_size);
-    for (size_t i = 0; i < t->n_buffer; i++)
-        if (t->buffer[order[i]].to >= 0) place(t, order, i, &t->buffer[order[i]]);
+    TM_TRY(mem_alloc(&order, 3 * t->n_buffer, sizeof *order));
+    place_buffers(t, order, order + t->n_buffer);
     mem_free(&order);
     return TM_OK;
 }

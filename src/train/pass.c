@@ -188,7 +188,7 @@ static enum status fetch(struct train_pass *p, int slot, tape_val v, void *out) 
 enum status train_pass_tally(struct train_pass *p, int slot, const struct data_batch *b, struct train_tally *out) {
     int64_t n = tape_tokens(p->t);
     *out = (struct train_tally){0};
-    if (!p->o.model->last) return TM_OK;
+    if (!p->o.model->last || dev_backend(p->dev) == DEV_PLAN) return TM_OK;
     float *x = p->host, *max = x, *sum = x + n, *target = x + 2 * n, *kl = x + 3 * n;
     int32_t *best = (int32_t *)(x + 4 * n), *teacher = (int32_t *)(x + 5 * n);
     TM_TRY(fetch(p, slot, p->result.max, max));

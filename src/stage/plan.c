@@ -1,0 +1,207 @@
+/* Planning a stage as one rank, and comparing a plan with a run. */
+#include "stage/plan.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/fault.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/size.h"
+
+/* --- planning ----------------------------------------------------------------------------------------------------------------- */
+static void keep_memory(struct stage_plan *p, const struct dev *d) {
+    for (p->n = 0; p->n < STAGE_CLASSES && p->n < dev_memory_count(d); p->n++) p->memory[p->n] = dev_memory(d, p->n);
+}
+
+static enum status check_limit(const struct deck_stage *s, const struct dev *d) {
+    double gib = (double)dev_memory(d, 0).high / (1 << 30), most = s->device.memory_gib;
+    if (most == 0 || gib <= most) return TM_OK;
+    return TM_FAIL(TM_ERR_MEMORY, "stage %s needs %.2f GiB on a rank, and device.memory_gib = %g", s->name, gib, most);
+}
+
+/* r becomes the planned run as the rank at `place`. */
+static enum status begin(const struct stage_run *of, const struct deck_stage *s, const struct par_grid *place,
+                         struct stage_plan *out, struct stage_run *r) {
+    *out = (struct stage_plan){.known = s->kind != DECK_KIND_convert && s->kind != DECK_KIND_generate};
+    *r = (struct stage_run){.o = of->o, .deck = of->deck, .invariant = of->invariant, .plan = out, .lock = -1};
+    r->grid = *place;
+    r->grid.world = r->grid.tp_group = r->grid.dp_group = r->grid.pp_group = r->grid.model_group = NULL;
+    mem_high_reset();
+    out->host = mem_bytes();
+    fault_suspend(true);
+    return dev_open(&(struct dev_options){.backend = DEV_PLAN, .threads = 1, .invariant = of->invariant}, &r->dev);
+}
+
+static enum status finish(struct stage_run *r, const struct deck_stage *s, enum status st) {
+    fault_suspend(false);
+    r->plan->host = mem_high_water() - r->plan->host;
+    if (r->dev) keep_memory(r->plan, r->dev);
+    dev_close(&r->dev);
+    return st == TM_OK ? st : status_context(st, "plan of stage %s: ", s->name);
+}
+
+enum status stage_plan(const struct stage_run *of, const struct deck_stage *s, const struct par_grid *place,
+                       struct stage_plan *out) {
+    struct stage_run r;
+    enum status st = begin(of, s, place, out, &r);
+    if (st == TM_OK && out->known) st = stage_function(s->kind)(&r, s);
+    return finish(&r, s, st);
+}
+
+enum status stage_plan_all(const struct stage_run *of, const struct deck_stage *s, struct stage_plan *out) {
+    struct stage_run r;
+    enum status st = par_agree_all(begin(of, s, &of->grid, out, &r));
+    if (st == TM_OK && out->known) st = par_agree_all(stage_function(s->kind)(&r, s));
+    if (st == TM_OK) st = par_agree_all(check_limit(s, r.dev));
+    return finish(&r, s, st);
+}
+
+void stage_plan_begin(struct stage_run *r) {
+    if (r->plan) dev_counters_reset(r->dev);
+}
+
+void stage_plan_rounds(struct stage_run *r, const char *round, double rounds, int64_t fill) {
+    struct stage_plan *p = r->plan;
+    double flops = 0;
+    if (!p) return;
+    for (int i = 0; i < dev_op_count(); i++) flops += dev_counter(r->dev, i).flops;
+    p->round = round;
+    p->rounds = rounds;
+    p->fill = fill > 1 ? fill : 1;
+    p->flops_round += flops;
+    p->flops += flops * rounds;
+}
+
+void stage_plan_model(struct stage_run *r, const struct model *m) {
+    const struct tensor_axis *const axis[] = {&m->axis_attention_q, &m->axis_attention_kv, &m->axis_ffn,
+                                              &m->axis_vocab};
+    int tp = r->grid.tp;
+    for (int i = 0; r->plan && i < 4; i++)
+        for (int k = 0; k < tp; k++) {
+            int64_t lo, hi, lo0, hi0;
+            tensor_axis_range(axis[i], 0, tp, &lo0, &hi0);
+            tensor_axis_range(axis[i], k, tp, &lo, &hi);
+            r->plan->uneven |= hi - lo != hi0 - lo0;
+        }
+}
+
+enum status stage_plan_saved(struct stage_run *r, const struct ckpt_tensor *list, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        struct tensor_box whole = tensor_box_whole(list[i].desc.rank, list[i].desc.shape);
+        r->plan->saved_bytes += tensor_box_elems(&whole) * (int64_t)dtype_bytes(list[i].desc.dtype);
+    }
+    return TM_OK;
+}
+
+enum status stage_plan_exported(struct stage_run *r, const struct hub_plan *plan) {
+    for (int i = 0; i < plan->files_n; i++) r->plan->export_bytes += plan->files[i].bytes;
+    r->plan->export_files = plan->files_n;
+    return TM_OK;
+}
+
+bool stage_plan_knows_rows(const struct deck_stage *s, const struct deck_dataset *d) {
+    bool counts_rows = s->kind != DECK_KIND_train && s->kind != DECK_KIND_distill;
+    return d->seq_length > 0 && (d->samples > 0 || !counts_rows);
+}
+
+/* --- against the run ------------------------------------------------------------------------------------------------------------ */
+/* What a rank tells rank 0. */
+struct told {
+    struct row {
+        char what[32];
+        int64_t planned, used;
+    } row[2 * STAGE_CLASSES];
+    int64_t n, process;
+};
+
+static struct row *told_row(struct told *t, const char *what) {
+    for (int i = 0; i < t->n; i++)
+        if (!strcmp(t->row[i].what, what)) return &t->row[i];
+    if (t->n == 2 * STAGE_CLASSES) return &t->row[t->n - 1];
+    memcpy(t->row[t->n].what, what, sizeof t->row->what);
+    return &t->row[t->n++];
+}
+
+/* The most memory this process ever held, bytes; 0 where the system does not say. */
+static int64_t process_high(void) {
+    char line[256];
+    long long kib = 0;
+    FILE *f = fopen("/proc/self/status", "r");
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "VmHWM: %lld kB", &kib) == 1) break;
+    if (f) fclose(f);
+    return kib * 1024;
+}
+
+static void tell(const struct dev *d, const struct stage_plan *p, struct told *t) {
+    *t = (struct told){.process = process_high()};
+    for (int i = 0; i < p->n; i++) told_row(t, p->memory[i].what)->planned = (int64_t)p->memory[i].high;
+    for (int i = 0; i < dev_memory_count(d); i++) {
+        struct dev_memory m = dev_memory(d, i);
+        told_row(t, m.what)->used = (int64_t)m.high;
+    }
+}
+
+static int64_t bytes(const struct row *r, bool used) { return used ? r->used : r->planned; }
+
+/* One line: "all=123 weights=45 rotary_table=6". */
+static enum status print_rows(const struct told *t, bool used, struct str *out) {
+    for (int i = 0; i < t->n; i++) {
+        if (!bytes(&t->row[i], used)) continue;
+        size_t at = out->len;
+        TM_TRY(str_printf(out, " %s=%lld", t->row[i].what, (long long)bytes(&t->row[i], used)));
+        for (char *c = out->p + at + 1; *c; c++)
+            if (*c == ' ') *c = '_';
+    }
+    return TM_OK;
+}
+
+/* The largest rank of each class, and every difference between a plan and its run. */
+static void merge(const struct told *all, int ranks, bool known, struct told *most) {
+    for (int r = 0; r < ranks; r++)
+        for (int i = 0; i < all[r].n; i++) {
+            const struct row *x = &all[r].row[i];
+            struct row *m = told_row(most, x->what);
+            m->planned = size_max(m->planned, x->planned);
+            m->used = size_max(m->used, x->used);
+            if (known && x->planned != x->used)
+                log_warn("memory of rank %d: %s was planned with %lld bytes and took %lld", r, x->what,
+                         (long long)x->planned, (long long)x->used);
+        }
+}
+
+static enum status report(const struct told *all, int ranks, bool known) {
+    const double mib = 1 << 20;
+    struct told most = {0};
+    struct str planned = {0}, used = {0};
+    int64_t low = INT64_MAX, high = 0, apart = 0;
+    merge(all, ranks, known, &most);
+    for (int r = 0; r < ranks; r++) {
+        low = size_min(low, all[r].process);
+        high = size_max(high, all[r].process);
+        apart = size_max(apart, all[r].process - (all[r].n ? all[r].row[0].used : 0));
+    }
+    enum status st = print_rows(&most, false, &planned);
+    if (st == TM_OK) st = print_rows(&most, true, &used);
+    if (st == TM_OK && known) log_info("memory planned:%s bytes on the largest rank", planned.p ? planned.p : "");
+    if (st == TM_OK) log_info("memory used:%s bytes on the largest rank", used.p ? used.p : "");
+    log_info(
+        "memory process=%.1f..%.1f MiB high water of a rank; apart from the device at most %.1f MiB: MPI, libraries, "
+        "work space of the kernels, host buffers",
+        (double)low / mib, (double)high / mib, (double)apart / mib);
+    str_free(&planned);
+    str_free(&used);
+    return st;
+}
+
+enum status stage_memory_all(struct stage_run *r, const struct stage_plan *planned) {
+    struct told mine, *all = NULL;
+    tell(r->dev, planned, &mine);
+    enum status st = par_rank() == 0 ? mem_alloc(&all, (size_t)par_size(), sizeof *all) : TM_OK;
+    TM_TRY(par_agree_all(st));
+    st = par_gather_bytes(r->grid.world, &mine, sizeof mine, all, 0);
+    if (st == TM_OK && par_rank() == 0) st = report(all, par_size(), planned->known);
+    mem_free(&all);
+    return st;
+}

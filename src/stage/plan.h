@@ -1,0 +1,55 @@
+/* Planning: a stage is run as it is, on a device without memory and maths (DEV_PLAN), as one rank of a grid that need not exist. What is
+ * counted there is what the run will take: there is no second set of formulas.
+ *
+ * A stage function asks r->plan where a plan differs from a run: nothing is read, loaded, written or printed, and one round of its loop
+ * stands for all of them. */
+#pragma once
+
+#include "ckpt/ckpt.h"
+#include "hub/write.h"
+#include "stage/run.h"
+
+enum { STAGE_CLASSES = 24 };
+
+/* What one rank needs for one stage. */
+struct stage_plan {
+    bool known;                              /* false: a kind that is not planned */
+    struct dev_memory memory[STAGE_CLASSES]; /* dev_memory of the rank; row 0: all */
+    int n;
+    bool uneven;         /* the ranks of a tensor group hold boxes of different sizes */
+    size_t host;         /* the most that mem_alloc gave: batches, tapes, lists */
+    const char *round;   /* what the loop repeats: "step", "micro-batch on every replica"; NULL without a loop */
+    double rounds;       /* so often (a mean over the data-parallel ranks) */
+    double flops_round;  /* FLOPs of this rank in one */
+    double flops;        /* and in all rounds */
+    int64_t fill;        /* micro-batches between two moments in which the pipeline is empty */
+    int64_t saved_bytes; /* of a checkpoint, all ranks together */
+    int64_t export_bytes;
+    int64_t export_files;
+};
+
+/* Plan a stage as the rank at `place` (its groups are not used) of a deck's run; nothing of `of` but the deck, the options and `invariant` is
+ * read. Local, in a process without MPI. Errors: those of the stage's set-up. */
+enum status stage_plan(const struct stage_run *of, const struct deck_stage *s, const struct par_grid *place,
+                       struct stage_plan *out);
+/* The same on every rank of a run, as itself, before the stage. Collective over the world. Errors: also MEMORY, when a rank needs more than
+ * device.memory_gib. */
+enum status stage_plan_all(const struct stage_run *of, const struct deck_stage *s, struct stage_plan *out);
+/* After the stage: log, by class, planned bytes against those that were taken, for the largest rank, and what the processes hold besides.
+ * Collective over the world. */
+enum status stage_memory_all(struct stage_run *r, const struct stage_plan *planned);
+
+/* --- for stage functions; all Local, and nothing outside of a plan --------------------------------------------------------- */
+/* Count from here; and to here was one of `rounds` equal rounds of the loop. */
+void stage_plan_begin(struct stage_run *r);
+void stage_plan_rounds(struct stage_run *r, const char *round, double rounds, int64_t fill);
+void stage_plan_model(struct stage_run *r, const struct model *m); /* a model was made */
+enum status stage_plan_saved(struct stage_run *r, const struct ckpt_tensor *list, size_t n);
+enum status stage_plan_exported(struct stage_run *r, const struct hub_plan *plan);
+/* The deck alone says how long and how many the rows are: the data need not be opened. */
+bool stage_plan_knows_rows(const struct deck_stage *s, const struct deck_dataset *d);
+
+/* --plan: the plan of a deck for `ranks` ranks (0: as few as its grid has), as text. gflops: rate of one rank for the expected time, 0 none.
+ * Local. Errors: DECK, UNSUPPORTED, those of the stages. */
+enum status stage_plan_print(const struct stage_options *o, struct deck *d, int64_t ranks, double gflops,
+                             struct str *out);

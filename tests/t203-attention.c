@@ -1,0 +1,57 @@
+/* TEST ranks=1 backends=host,guard tier=1 */
+/* Attention and its gradients against fp64 over tile edges, grouped heads, windows and masks; the fp64 gradient itself against
+ * finite differences of the fp64 forward pass; rows that see nothing. */
+#include "attn_ref.h"
+
+static double objective(void *ctx) {
+    struct attn_problem *x = ctx;
+    const struct attn_shape *s = &x->s;
+    double sum = 0;
+    for (int64_t r = 0; r < s->b * s->t * s->hq; r++) {
+        attn_ref_row(x, r / s->hq / s->t, r / s->hq % s->t, r % s->hq);
+        for (int64_t c = 0; c < s->d; c++) sum += x->o[r * s->d + c] * x->g[r * s->d + c];
+    }
+    return sum;
+}
+
+/* The reference gradient equals the slopes of the reference forward pass. */
+static void differences(struct dev *d, struct attn_shape s) {
+    struct ops_run r = {.d = d, .seed = 77};
+    struct attn_problem x = {.s = s};
+    attn_run(&r, &x, true);
+    double *in[] = {x.q, x.k, x.v}, *grad[] = {x.dq, x.dk, x.dv}, num = 0, den = 0;
+    for (int i = 0; i < 3; i++)
+        for (int64_t j = 0; j < s.b * s.t * (i ? s.hkv : s.hq) * s.d; j++) {
+            double e = ops_slope(&r, objective, &x, in[i] + j) - grad[i][j];
+            num += e * e, den += grad[i][j] * grad[i][j];
+        }
+    ok(num / den < 1e-18, "fp64 gradient against differences, mask %d, window %lld: NMSE %.2g", s.mask,
+       (long long)s.window, num / den);
+    ops_end(&r);
+}
+
+int main(void) {
+    struct dev *d = ops_open(NULL, 2);
+    differences(d, (struct attn_shape){1, 9, 4, 2, 3, 0, 0});
+    differences(d, (struct attn_shape){2, 8, 2, 1, 3, 3, 1});
+    differences(d, (struct attn_shape){1, 12, 2, 1, 2, 0, 2});
+    for (int i = 0; i < ATTN_SHAPES; i++) {
+        struct attn_shape s = attn_shapes[i];
+        struct ops_run r = {.d = d, .seed = (uint64_t)i + 1};
+        struct attn_problem x = {.s = s};
+        attn_run(&r, &x, true);
+        ok(r.worst <= 1e-12, "b %lld t %lld heads %lld/%lld d %lld window %lld mask %d: NMSE %.2g", (long long)s.b,
+           (long long)s.t, (long long)s.hq, (long long)s.hkv, (long long)s.d, (long long)s.window, s.mask, r.worst);
+        if (!ops_canaries(&r)) ok(false, "canaries hold");
+        if (s.mask == 1) { /* the first row of the first sequence is padding */
+            bool zero = true;
+            for (int64_t c = 0; c < s.hq * s.d; c++) zero &= r.out[c] == 0;
+            ok(zero && r.out[s.b * s.t * s.hq * s.d] == -INFINITY, "a row that sees nothing: zeros, log-sum -inf");
+        }
+        ops_end(&r);
+    }
+    struct attn_fwd_args bad = {.b = 1, .t = 1, .hq = 3, .hkv = 2, .d = 4};
+    is_status(dev_attn_fwd(d, &bad), TM_ERR_SHAPE);
+    dev_close(&d);
+    return tap_done();
+}
