@@ -3,6 +3,7 @@
 dir=$(mktemp -d /tmp/temper-e2e-XXXXXX)
 trap 'chmod -R u+w "$dir"; rm -rf "$dir"' EXIT
 n=0 failed=0
+# shellcheck disable=SC2034 # the tests use these
 compare=$BUILD/tests/e2e-compare
 tests=$PWD/$(dirname "$0") # tests are run from the root of the tree
 decks=$tests/decks
@@ -32,7 +33,7 @@ skip_all() { # skip_all WHY
 temper() { # temper RANKS ARGUMENTS...: standard output and error in $dir/out and $dir/log; the exit code of the run
     local np=$1
     shift
-    timeout -k 5 "${RUN_LIMIT:-60}" mpirun -np "$np" "$TEMPER" "$@" >"$dir/out" 2>"$dir/log"
+    timeout -k 5 "${RUN_LIMIT:-60}" mpirun -np "$np" "$TEMPER" "$@" </dev/null >"$dir/out" 2>"$dir/log"
 }
 ends() { # ends CODE RANKS ARGUMENTS...: the run ends with this exit code
     local code=$1 rc

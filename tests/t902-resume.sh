@@ -29,7 +29,7 @@ wait_for() { # wait_for SECONDS COMMAND...: until it succeeds
 }
 is_gone() { ! kill -0 "$1" 2>/dev/null; }
 start() { # start NAME GRID...: in the background; $job is mpirun
-    mpirun -np "$2" "$TEMPER" "$decks/tiny.cfg" --set run.dir="$dir/$1" "${words[@]}" "${@:3}" >"$dir/out" 2>"$dir/log" &
+    mpirun -np "$2" "$TEMPER" "$decks/tiny.cfg" --set run.dir="$dir/$1" "${words[@]}" "${@:3}" </dev/null >"$dir/out" 2>"$dir/log" &
     job=$!
 }
 has_lines() { [ "$(cat "$1" 2>/dev/null | wc -l)" -ge "$2" ]; }
