@@ -37,11 +37,12 @@ export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM ?= 1
 export OMPI_MCA_rmaps_base_oversubscribe ?= 1
 export OMPI_MCA_hwloc_base_binding_policy ?= none
 export OMPI_MCA_btl_tcp_if_include ?= lo
+export OMPI_MCA_mpi_yield_when_idle ?= 1
 
 # --- sources: a new file needs no edit here -----------------------------------------------------------------------------
 SRC   := $(sort $(filter-out src/main.c,$(wildcard src/*/*.c)))
 OBJ   := $(SRC:%.c=$(BUILD)/%.o)
-TESTC := $(sort $(wildcard tests/t[0-9]*.c))
+TESTC := $(sort $(wildcard tests/t[0-9]*.c tests/e2e-*.c)) # e2e-: programs that shell tests use
 TESTB := $(TESTC:tests/%.c=$(BUILD)/tests/%)
 
 all: $(BUILD)/temper ## build the program

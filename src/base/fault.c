@@ -23,5 +23,5 @@ bool fault_here(const char *room, const char *site) {
     if (!read_) read_environment();
     if (!armed_ || suspended_ || strcmp(room, room_) || strcmp(site, site_)) return false;
     if (!any_rank_ && atoi(who_) != rank_) return false;
-    return ++seen_ == nth_;
+    return ++seen_ == nth_ || nth_ == 0;
 }

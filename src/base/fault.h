@@ -1,5 +1,5 @@
 /* Faults on purpose, for tests: TEMPER_FAULT=room:site:rank:nth makes the nth call of fault_here(room, site) on that rank
- * answer true (rank "*" = any). TEMPER_FAULT unset costs one branch. */
+ * answer true (rank "*" = any; nth 0 = every call). TEMPER_FAULT unset costs one branch. */
 #pragma once
 
 #include <stdbool.h>

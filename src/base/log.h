@@ -21,5 +21,9 @@ void log_write(enum log_level level, const char *fmt, ...) __attribute__((format
 #define log_info(...)  log_write(LOG_INFO, __VA_ARGS__)
 #define log_debug(...) log_write(LOG_DEBUG, __VA_ARGS__)
 
+/* On a terminal: show `text` as the last line, redrawn in place until the next call; lines of the log appear above it. NULL takes it away.
+ * Rank 0 only. False, and nothing is shown, when stderr is no terminal. */
+bool log_live(const char *text);
+
 /* True at most once per `seconds` for the caller's `last` (start it at 0): for progress lines. */
 bool log_due(double *last, double seconds);

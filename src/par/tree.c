@@ -7,6 +7,7 @@
  *              n log2 P, and good for sizes that are no power of two. */
 #include <string.h>
 
+#include "base/fault.h"
 #include "base/size.h"
 #include "par/room.h"
 
@@ -27,10 +28,12 @@ static void add(float *restrict x, const float *restrict y, int64_t n) {
     for (int64_t i = 0; i < n; i++) x[i] += y[i];
 }
 
-/* n <= BLOCK_F32; the size of g is a power of two. */
-static enum status sum_doubling(struct par_group *g, float *x, int64_t n, uint64_t present) {
+/* n <= BLOCK_F32; the size of g is a power of two. `swapped` (a test's negative control): the farthest partner first, which is another
+ * tree when all are present. */
+static enum status sum_doubling(struct par_group *g, float *x, int64_t n, uint64_t present, bool swapped) {
     float *in = g->scratch;
-    for (int d = 1; d < g->size; d *= 2) {
+    for (int k = 1; k < g->size; k *= 2) {
+        int d = swapped ? g->size / (2 * k) : k;
         int partner = g->rank ^ d, lo = g->rank & ~(d - 1), other = partner & ~(d - 1);
         bool mine = any_present(present, lo, lo + d), theirs = any_present(present, other, other + d);
         if (!mine && !theirs) continue;
@@ -82,6 +85,7 @@ static enum status sum_slices(struct par_group *g, float *x, int64_t n, uint64_t
 static enum status tree_sum(struct par_group *g, float *x, int64_t n, uint64_t present) {
     bool power_of_two = (g->size & (g->size - 1)) == 0;
     bool doubling = g->size == 2 || (power_of_two && n <= SMALL_F32);
+    bool swapped = fault_here("par", "tree-order");
     int64_t step = doubling ? BLOCK_F32 : CHUNK_F32 - g->size;
     if (!any_present(present, 0, g->size)) {
         memset(x, 0, (size_t)n * sizeof *x);
@@ -89,7 +93,7 @@ static enum status tree_sum(struct par_group *g, float *x, int64_t n, uint64_t p
     }
     for (int64_t at = 0; at < n; at += step) {
         int64_t len = size_min(step, n - at);
-        TM_TRY(doubling ? sum_doubling(g, x + at, len, present) : sum_slices(g, x + at, len, present));
+        TM_TRY(doubling ? sum_doubling(g, x + at, len, present, swapped) : sum_slices(g, x + at, len, present));
     }
     return TM_OK;
 }

@@ -67,10 +67,18 @@ static enum status start_world(int provided, int tasks) {
     return channel_exchange(world_.group, host);
 }
 
+/* More ranks than cores: a rank that waits must let the others run, or a step takes 20 times as long. Open MPI finds this out by itself
+ * only when it counts the slots; the environment decides when it has a say. */
+static void yield_when_crowded(void) {
+    const char *local = getenv("OMPI_COMM_WORLD_LOCAL_SIZE");
+    if (local && atol(local) > sysconf(_SC_NPROCESSORS_ONLN)) setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);
+}
+
 enum status par_start(int *argc, char ***argv) {
     int provided = MPI_THREAD_SINGLE;
     /* Read before MPI_Init, which may set variables of its own. */
     int tasks = srun_tasks(getenv("OMPI_COMM_WORLD_SIZE") != NULL);
+    yield_when_crowded();
     if (MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided) != MPI_SUCCESS)
         return TM_FAIL(TM_ERR_COMM, "MPI_Init_thread failed");
     enum status st = start_world(provided, tasks);

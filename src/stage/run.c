@@ -139,7 +139,8 @@ static enum status open_device(struct stage_run *r) {
     bool guard = !strcmp(r->deck->device.backend, "guard");
     struct dev_options o = {.backend = guard ? DEV_GUARD : DEV_HOST,
                             .threads = (int)r->deck->device.threads,
-                            .invariant = r->invariant};
+                            .invariant = r->invariant,
+                            .kernel = getenv("TEMPER_KERNEL")}; /* tests: another instruction set, the same bits */
     if (o.threads == 0) o.threads = threads_here();
     TM_TRY(dev_open(&o, &r->dev));
     log_info("device %s", dev_describe(r->dev));
