@@ -135,8 +135,8 @@ static void same_bits(const char *family, const struct par_grid *grid, bool fp8)
     logits(m, fp8 ? &hook : NULL, NULL, 0, T, whole);
     for (size_t i = 0; i + 1 < sizeof cuts / sizeof *cuts; i++)
         logits(m, fp8 ? &hook : NULL, &cache, cuts[i], cuts[i + 1] - cuts[i], pieces);
-    ok(!memcmp(whole, pieces, n * sizeof *whole), "%s tp=%d pp=%d%s: bits of the pieces = bits of the whole", family,
-       grid->tp, grid->pp, fp8 ? " fp8" : "");
+    ok(n == 0 || !memcmp(whole, pieces, n * sizeof *whole), "%s tp=%d pp=%d%s: bits of the pieces = bits of the whole",
+       family, grid->tp, grid->pp, fp8 ? " fp8" : "");
     logits(m, fp8 ? NULL : &hook, NULL, 0, T, pieces);
     ok(!m->last || n == 0 || memcmp(whole, pieces, n * sizeof *whole), "and fp8 would change them");
     gen_cache_free(&cache);

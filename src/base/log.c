@@ -3,24 +3,29 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 
 static int rank_;
 static enum log_level level_ = LOG_INFO;
+static bool held_;
 static char stage_[64] = "-";
+static bool live_; /* a live line stands on the terminal */
 
 void log_set_rank(int rank) { rank_ = rank; }
 void log_set_level(enum log_level level) { level_ = level; }
+void log_hold(bool on) { held_ = on; }
 void log_set_stage(const char *name) { snprintf(stage_, sizeof stage_, "%s", name); }
 const char *log_stage(void) { return stage_; }
 
 void log_write(enum log_level level, const char *fmt, ...) {
     static const char *const names[] = {"error", "warn", "info", "debug"};
-    if (level > level_ || (level >= LOG_INFO && rank_ != 0)) return;
+    if (level > (held_ ? LOG_ERROR : level_) || (level >= LOG_INFO && rank_ != 0)) return;
     char line[4096];
-    int n = snprintf(line, sizeof line, "%s rank=%d stage=%s ", names[level], rank_, stage_);
+    int n = snprintf(line, sizeof line, "%s%s rank=%d stage=%s ", live_ ? "\r\033[K" : "", names[level], rank_, stage_);
+    live_ = false;
     va_list ap;
     va_start(ap, fmt);
     int m = vsnprintf(line + n, sizeof line - (size_t)n - 1, fmt, ap);
@@ -30,6 +35,19 @@ void log_write(enum log_level level, const char *fmt, ...) {
     line[len++] = '\n';
     ssize_t written = write(STDERR_FILENO, line, len);
     (void)written; /* nowhere left to complain */
+}
+
+bool log_live(const char *text) {
+    char line[512];
+    if (rank_ != 0 || level_ < LOG_INFO || !isatty(STDERR_FILENO)) return false;
+    if (!text && !live_) return true;
+    struct winsize size = {0};
+    int width = ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1 ? size.ws_col - 1 : 79;
+    int n = snprintf(line, sizeof line, "\r\033[K%.*s", width < 400 ? width : 400, text ? text : "");
+    ssize_t written = write(STDERR_FILENO, line, (size_t)n);
+    (void)written;
+    live_ = text != NULL;
+    return true;
 }
 
 bool log_due(double *last, double seconds) {

@@ -9,6 +9,7 @@ enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
  * Local. */
 void log_set_rank(int rank);
 void log_set_level(enum log_level level);
+void log_hold(bool on); /* while on, only errors are written: a plan is no run */
 /* The deck stage that is running ("-" outside one); copied. */
 void log_set_stage(const char *name);
 const char *log_stage(void);
@@ -19,6 +20,10 @@ void log_write(enum log_level level, const char *fmt, ...) __attribute__((format
 #define log_warn(...)  log_write(LOG_WARN, __VA_ARGS__)
 #define log_info(...)  log_write(LOG_INFO, __VA_ARGS__)
 #define log_debug(...) log_write(LOG_DEBUG, __VA_ARGS__)
+
+/* On a terminal: show `text` as the last line, redrawn in place until the next call; lines of the log appear above it. NULL takes it away.
+ * Rank 0 only. False, and nothing is shown, when stderr is no terminal. */
+bool log_live(const char *text);
 
 /* True at most once per `seconds` for the caller's `last` (start it at 0): for progress lines. */
 bool log_due(double *last, double seconds);

@@ -1,11 +1,7 @@
-/* Fake quantization, its straight-through gradient and rounding to bf16 on the host. Element-wise: no order, the same bits for any
- * thread count and vector width. The arithmetic is numfmt/scale.h. */
-#include "dev/dev.h"
+/* Fake quantization on the host. Element-wise: no order, the same bits for any thread count and vector width. The arithmetic is
+ * numfmt/scale.h. */
+#include "dev/host.h"
 #include "numfmt/scale.h"
-
-#define OP(name, flops, bytes, doc) enum status host_##name(struct dev *d, const struct name##_args *a);
-#include "dev/ops.def"
-#undef OP
 
 /* Leaf loops are compiled once per instruction set and chosen at load time. ThreadSanitizer is not up yet when that happens. */
 #if defined(__SANITIZE_THREAD__)
@@ -30,13 +26,7 @@
 
 enum { PARALLEL_FROM = 1 << 15 }; /* elements: below, starting threads costs more than it saves */
 
-static const float *in(dptr p) { return (const float *)(uintptr_t)p.a; }
-static float *out(dptr p) { return (float *)(uintptr_t)p.a; }
-
 /* One row of each kind; scale: of the tensor, or of the row. x and y may be the same. */
-CLONES static void row_bf16(const float *x, float *y, int64_t n) {
-    SIMD for (int64_t i = 0; i < n; i++) y[i] = bf16_round(x[i]);
-}
 CLONES static void row_fp8(const float *x, float *y, int64_t n, float scale) {
     SIMD for (int64_t i = 0; i < n; i++) y[i] = fake_fp8(x[i], scale, 0);
 }
@@ -67,20 +57,17 @@ __attribute__((always_inline)) static inline void nvfp4_row(const float *x, floa
 }
 CLONES static void row_nvfp4(const float *x, float *y, int64_t n, float scale) { nvfp4_row(x, y, n, scale, 0); }
 CLONES static void row_nvfp4_weight(const float *x, float *y, int64_t n, float scale) { nvfp4_row(x, y, n, scale, 1); }
-CLONES static void row_mask(const float *x, const float *dy, float *dx, int64_t n, float amax) {
-    SIMD for (int64_t i = 0; i < n; i++) dx[i] = bits_abs(x[i]) <= amax ? dy[i] : 0.0f;
-}
 
-/* By enum fq_kind: how a row is done ([1]: rounded to bf16 first), the scale of an amax, the width of a block, amax per row, mask. */
+/* By enum fq_kind: how a row is done ([1]: rounded to bf16 first), the scale of an amax, the width of a block, amax per row. */
 static const struct kind {
     void (*row[2])(const float *, float *, int64_t, float);
     float (*scale)(float);
-    int block, per_row, masked;
+    int block, per_row;
 } kinds[] = {
-    [FQ_FP8] = {{row_fp8, row_fp8_weight}, scale_fp8, 1, 0, 1},
-    [FQ_INT8] = {{row_int8, row_int8_weight}, scale_int8, 1, 0, 1},
-    [FQ_INT8_ROW] = {{row_int8, row_int8_weight}, scale_int8, 1, 1, 1},
-    [FQ_NVFP4] = {{row_nvfp4, row_nvfp4_weight}, scale_nvfp4_tensor, NVFP4_BLOCK, 0, 0},
+    [FQ_FP8] = {{row_fp8, row_fp8_weight}, scale_fp8, 1, 0},
+    [FQ_INT8] = {{row_int8, row_int8_weight}, scale_int8, 1, 0},
+    [FQ_INT8_ROW] = {{row_int8, row_int8_weight}, scale_int8, 1, 1},
+    [FQ_NVFP4] = {{row_nvfp4, row_nvfp4_weight}, scale_nvfp4_tensor, NVFP4_BLOCK, 0},
 };
 
 static enum status find_kind(int kind, int64_t cols, const struct kind **k) {
@@ -93,43 +80,15 @@ static enum status find_kind(int kind, int64_t cols, const struct kind **k) {
 }
 
 enum status host_fake_quant(struct dev *d, const struct fake_quant_args *a) {
-    (void)d;
     const struct kind *k;
     TM_TRY(find_kind(a->kind, a->cols, &k));
-    const float *x = in(a->x), *amax = in(a->amax);
-    float *y = out(a->y);
+    const float *x = host_f32(a->x), *amax = host_f32(a->amax);
+    float *y = host_f32(a->y);
     int weight = a->round_bf16 != 0;
-#pragma omp parallel for schedule(static) if (a->rows * a->cols >= PARALLEL_FROM)
+#pragma omp parallel for schedule(static) num_threads(d->threads) if (a->rows * a->cols >= PARALLEL_FROM)
     for (int64_t r = 0; r < a->rows; r++) {
         float m = amax[k->per_row ? r : 0];
         k->row[weight](x + r * a->ldx, y + r * a->ldy, a->cols, k->scale(weight ? bf16_round(m) : m));
     }
-    return TM_OK;
-}
-
-enum status host_fake_quant_bwd(struct dev *d, const struct fake_quant_bwd_args *a) {
-    (void)d;
-    const struct kind *k;
-    TM_TRY(find_kind(a->kind, 0, &k));
-    const float *x = in(a->x), *dy = in(a->dy), *amax = in(a->amax);
-    float *dx = out(a->dx);
-#pragma omp parallel for schedule(static) if (a->rows * a->cols >= PARALLEL_FROM)
-    for (int64_t r = 0; r < a->rows; r++) {
-        int64_t at = r * a->ld;
-        if (k->masked)
-            row_mask(x + at, dy + at, dx + at, a->cols, amax[k->per_row ? r : 0]);
-        else if (dx != dy)
-            memcpy(dx + at, dy + at, (size_t)a->cols * sizeof *dx);
-    }
-    return TM_OK;
-}
-
-enum status host_round_bf16(struct dev *d, const struct round_bf16_args *a) {
-    (void)d;
-    enum { CHUNK = 4096 };
-    const float *x = in(a->x);
-    float *y = out(a->y);
-#pragma omp parallel for schedule(static) if (a->n >= PARALLEL_FROM)
-    for (int64_t i = 0; i < a->n; i += CHUNK) row_bf16(x + i, y + i, a->n - i < CHUNK ? a->n - i : CHUNK);
     return TM_OK;
 }

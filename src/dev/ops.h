@@ -225,17 +225,6 @@ struct fake_quant_args {
     int kind;
     int round_bf16;
 };
-/* Straight-through estimator: dx = dy where |x| <= amax (saturated elements get 0) — for NVFP4 dx = dy everywhere. dx may alias dy. */
-struct fake_quant_bwd_args {
-    dptr x, dy, dx, amax;
-    int64_t rows, cols, ld;
-    int kind;
-};
-/* y = x rounded to bf16, kept as fp32. */
-struct round_bf16_args {
-    dptr x, y;
-    int64_t n;
-};
 
 #ifdef __cplusplus
 }

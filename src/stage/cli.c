@@ -106,7 +106,10 @@ static enum status plan_deck(const struct stage_options *o, const struct command
         return TM_FAIL(TM_ERR_DECK, "--as-ranks %s: expected a number of ranks", c->as_ranks);
     if (*rate_end || (c->rate && !(rate > 0 && rate < 1e12)))
         return TM_FAIL(TM_ERR_DECK, "--rate %s: expected GFLOP/s of one rank, above 0", c->rate);
-    return print(stage_plan_print(o, d, ranks, rate, &text), &text);
+    enum status st = stage_plan_print(o, d, ranks, rate, &text);
+    if (text.len) printf("%s", text.p);
+    str_free(&text);
+    return st;
 }
 
 static enum status read_deck(const struct stage_options *o, const struct command *c) {

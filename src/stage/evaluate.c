@@ -76,7 +76,10 @@ static enum status report(struct eval *e, const struct train_tally *t) {
 
 /* Planned, one micro-batch of each replica stands for all. */
 static int64_t samples(const struct eval *e) { return e->r->plan ? e->micro * e->r->grid.dp : e->rows; }
-static double rounds(const struct eval *e) { return (double)size_ceil_div(e->rows, e->micro) / e->r->grid.dp; }
+static void plan_rounds(const struct eval *e) {
+    double n = (double)size_ceil_div(e->rows, e->micro) / e->r->grid.dp;
+    stage_plan_rounds(e->r, "micro-batch on every replica", n, (int64_t)n);
+}
 
 static enum status score_all(struct eval *e) {
     struct train_pass *pass = NULL, *teacher = NULL;
@@ -86,7 +89,7 @@ static enum status score_all(struct eval *e) {
     if (st == TM_OK)
         st = train_eval_all(&(struct train_eval){.pass = pass, .set = e->set, .micro = e->micro, .samples = samples(e)},
                             &tally);
-    stage_plan_rounds(e->r, "micro-batch on every replica", rounds(e), (int64_t)rounds(e));
+    plan_rounds(e);
     if (st == TM_OK && !e->r->plan) st = report(e, &tally);
     train_pass_destroy(&pass);
     train_pass_destroy(&teacher);
@@ -186,7 +189,7 @@ static enum status probe_all(struct eval *e) {
         st = train_eval_all(&(struct train_eval){p.pass, e->set, e->micro, samples(e),
                                                  e->r->plan ? NULL : keep_micro_batch, &p},
                             &none);
-    stage_plan_rounds(e->r, "micro-batch on every replica", rounds(e), (int64_t)rounds(e));
+    plan_rounds(e);
     if (st == TM_OK && p.logits.n) st = probe_write_all(&p.logits, e->s->logits_out);
     if (st == TM_OK && p.hidden.n) st = probe_write_all(&p.hidden, e->s->hidden_out);
     probe_free(&p.logits);
@@ -242,7 +245,7 @@ static enum status prepare_layers(struct layers *x) {
                                    .slots = 1,
                                    .invariant = e->r->invariant,
                                    .temperature = 1};
-    x->n_micro = size_ceil_div(e->rows, e->micro);
+    x->n_micro = size_ceil_div(size_max(e->rows, samples(e)), e->micro);
     if (e->teacher.m->config.layers != e->student.m->config.layers ||
         e->teacher.m->config.hidden != e->student.m->config.hidden)
         return TM_FAIL(TM_ERR_DECK, "stage %s: layer_error needs a teacher with the same layers and hidden size",
@@ -288,12 +291,14 @@ static enum status layer_error_all(struct eval *e) {
     struct train_tally none;
     if (!e->s->layer_error || !e->teacher.m) return TM_OK;
     enum status st = par_agree_all(prepare_layers(&x));
+    stage_plan_begin(e->r);
     if (st == TM_OK)
-        st = train_eval_all(&(struct train_eval){x.mine, e->set, e->micro, e->rows, compare_layers, &x}, &none);
+        st = train_eval_all(&(struct train_eval){x.mine, e->set, e->micro, samples(e), compare_layers, &x}, &none);
+    plan_rounds(e);
     if (st == TM_OK) st = train_pass_drain(x.teacher);
     if (st == TM_OK)
         st = par_sum_slots_f64(e->r->grid.world, x.slots, x.n_micro * (e->student.m->config.layers + 1) * 2);
-    if (st == TM_OK) st = report_layers(&x);
+    if (st == TM_OK && !e->r->plan) st = report_layers(&x);
     train_pass_destroy(&x.mine);
     train_pass_destroy(&x.teacher);
     dev_free(e->r->dev, &x.difference);

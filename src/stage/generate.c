@@ -9,6 +9,7 @@
 #include "base/size.h"
 #include "hub/pretty.h"
 #include "stage/inputs.h"
+#include "stage/plan.h"
 #include "stage/prompts.h"
 #include "stage/quantized.h"
 
@@ -158,6 +159,7 @@ static enum status round_all(struct generation *g, int64_t first) {
     TM_TRY(par_agree_all(continue_batch(g, first + mine, g->round + mine * g->record)));
     TM_TRY(par_reduce_i64(grid->world, g->round, words, PAR_MAX));
     enum status st = TM_OK;
+    if (g->r->plan) return st; /* what the other replicas would have said is not known */
     for (int64_t i = 0; i < n && st == TM_OK && par_rank() == 0; i++) st = tell(g, first + i, g->round + i * g->record);
     return par_agree_all(st);
 }
@@ -184,8 +186,12 @@ enum status stage_generate_all(struct stage_run *r, const struct deck_stage *s) 
     enum status st = open_all(&g);
     if (st == TM_OK) st = par_agree_all(prepare(&g));
     double begin = clock_seconds();
-    for (int64_t i = 0; st == TM_OK && i < (int64_t)g.prompts.n; i += g.micro * r->grid.dp) st = round_all(&g, i);
-    if (st == TM_OK) st = par_agree_all(report(&g, clock_seconds() - begin));
+    int64_t per_round = g.micro * r->grid.dp, n = r->plan ? size_min(1, (int64_t)g.prompts.n) : (int64_t)g.prompts.n;
+    stage_plan_begin(r);
+    for (int64_t i = 0; st == TM_OK && i < n; i += per_round) st = round_all(&g, i);
+    if (st == TM_OK)
+        stage_plan_rounds(r, "round of prompts", (double)size_ceil_div((int64_t)g.prompts.n, per_round), 1);
+    if (st == TM_OK && !r->plan) st = par_agree_all(report(&g, clock_seconds() - begin));
     gen_destroy(&g.gen);
     stage_close_quant(&g.quant);
     stage_close_model(&g.model);

@@ -157,7 +157,7 @@ enum status stage_open_set_all(struct stage_run *r, const struct deck_stage *s, 
     struct model_config c;
     struct deck_dataset set = *d;
     struct deck_source mock = {.path = "mock", .weight = 1};
-    if (r->plan && stage_plan_knows_rows(s, d)) { /* the data need not be here */
+    if (r->plan && stage_plan_knows_rows(d, rows != NULL)) { /* the data need not be here */
         set.sources.v = &mock;
         set.sources.n = 1;
     }

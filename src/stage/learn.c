@@ -271,12 +271,23 @@ static enum status steps_all(struct learn *l) {
     return x.tokens ? stage_result(l->r, s, "loss", x.loss, "nats/token") : TM_OK;
 }
 
-/* Planned, one step stands for all. */
+/* Planned, one step stands for all, and so does one micro-batch of an evaluation. */
 static enum status plan_all(struct learn *l) {
+    const struct deck_stage *s = l->s;
     struct train_result x;
     stage_plan_begin(l->r);
     TM_TRY(train_step_all(&l->step, 0, &x));
-    stage_plan_rounds(l->r, "step", (double)l->s->steps, l->step.n_local);
+    stage_plan_rounds(l->r, "step", (double)s->steps, l->step.n_local);
+    if (l->eval_pass) {
+        struct train_tally none;
+        int64_t dp = l->r->grid.dp, each = size_ceil_div(l->eval_rows, s->batch.micro);
+        TM_TRY(train_eval_all(&(struct train_eval){.pass = l->eval_pass,
+                                                   .set = l->eval_set,
+                                                   .micro = s->batch.micro,
+                                                   .samples = s->batch.micro * dp},
+                              &none));
+        stage_plan_rounds(l->r, "", (double)(size_ceil_div(s->steps, s->eval_every) * each) / (double)dp, each / dp);
+    }
     return save_all(l, true);
 }
 

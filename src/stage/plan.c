@@ -1,6 +1,7 @@
 /* Planning a stage as one rank, and comparing a plan with a run. */
 #include "stage/plan.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -23,17 +24,19 @@ static enum status check_limit(const struct deck_stage *s, const struct dev *d) 
 /* r becomes the planned run as the rank at `place`. */
 static enum status begin(const struct stage_run *of, const struct deck_stage *s, const struct par_grid *place,
                          struct stage_plan *out, struct stage_run *r) {
-    *out = (struct stage_plan){.known = s->kind != DECK_KIND_convert && s->kind != DECK_KIND_generate};
+    *out = (struct stage_plan){.known = s->kind != DECK_KIND_convert};
     *r = (struct stage_run){.o = of->o, .deck = of->deck, .invariant = of->invariant, .plan = out, .lock = -1};
     r->grid = *place;
     r->grid.world = r->grid.tp_group = r->grid.dp_group = r->grid.pp_group = r->grid.model_group = NULL;
     mem_high_reset();
     out->host = mem_bytes();
     fault_suspend(true);
+    log_hold(true); /* the run will say it */
     return dev_open(&(struct dev_options){.backend = DEV_PLAN, .threads = 1, .invariant = of->invariant}, &r->dev);
 }
 
 static enum status finish(struct stage_run *r, const struct deck_stage *s, enum status st) {
+    log_hold(false);
     fault_suspend(false);
     r->plan->host = mem_high_water() - r->plan->host;
     if (r->dev) keep_memory(r->plan, r->dev);
@@ -66,11 +69,14 @@ void stage_plan_rounds(struct stage_run *r, const char *round, double rounds, in
     double flops = 0;
     if (!p) return;
     for (int i = 0; i < dev_op_count(); i++) flops += dev_counter(r->dev, i).flops;
+    p->flops += flops * rounds;
+    p->flops_busiest += flops * ceil(rounds);
+    dev_counters_reset(r->dev);
+    if (p->round) return; /* a second loop */
     p->round = round;
     p->rounds = rounds;
     p->fill = fill > 1 ? fill : 1;
-    p->flops_round += flops;
-    p->flops += flops * rounds;
+    p->flops_round = flops;
 }
 
 void stage_plan_model(struct stage_run *r, const struct model *m) {
@@ -100,9 +106,8 @@ enum status stage_plan_exported(struct stage_run *r, const struct hub_plan *plan
     return TM_OK;
 }
 
-bool stage_plan_knows_rows(const struct deck_stage *s, const struct deck_dataset *d) {
-    bool counts_rows = s->kind != DECK_KIND_train && s->kind != DECK_KIND_distill;
-    return d->seq_length > 0 && (d->samples > 0 || !counts_rows);
+bool stage_plan_knows_rows(const struct deck_dataset *d, bool count) {
+    return d->seq_length > 0 && (d->samples > 0 || !count);
 }
 
 /* --- against the run ------------------------------------------------------------------------------------------------------------ */

@@ -16,14 +16,15 @@ struct stage_plan {
     bool known;                              /* false: a kind that is not planned */
     struct dev_memory memory[STAGE_CLASSES]; /* dev_memory of the rank; row 0: all */
     int n;
-    bool uneven;         /* the ranks of a tensor group hold boxes of different sizes */
-    size_t host;         /* the most that mem_alloc gave: batches, tapes, lists */
-    const char *round;   /* what the loop repeats: "step", "micro-batch on every replica"; NULL without a loop */
-    double rounds;       /* so often (a mean over the data-parallel ranks) */
-    double flops_round;  /* FLOPs of this rank in one */
-    double flops;        /* and in all rounds */
-    int64_t fill;        /* micro-batches between two moments in which the pipeline is empty */
-    int64_t saved_bytes; /* of a checkpoint, all ranks together */
+    bool uneven;          /* the ranks of a tensor group hold boxes of different sizes */
+    size_t host;          /* the most that mem_alloc gave: batches, tapes, lists */
+    const char *round;    /* what the loop repeats: "step", "micro-batch on every replica"; NULL without a loop */
+    double rounds;        /* so often (a mean over the data-parallel ranks) */
+    double flops_round;   /* FLOPs of this rank in one */
+    double flops;         /* and in all rounds */
+    double flops_busiest; /* of the data-parallel rank with most rounds */
+    int64_t fill;         /* micro-batches between two moments in which the pipeline is empty */
+    int64_t saved_bytes;  /* of a checkpoint, all ranks together */
     int64_t export_bytes;
     int64_t export_files;
 };
@@ -40,16 +41,17 @@ enum status stage_plan_all(const struct stage_run *of, const struct deck_stage *
 enum status stage_memory_all(struct stage_run *r, const struct stage_plan *planned);
 
 /* --- for stage functions; all Local, and nothing outside of a plan --------------------------------------------------------- */
-/* Count from here; and to here was one of `rounds` equal rounds of the loop. */
+/* Count from here; and to here was one of `rounds` equal rounds of a loop. The first loop of a stage is the one that is printed. */
 void stage_plan_begin(struct stage_run *r);
 void stage_plan_rounds(struct stage_run *r, const char *round, double rounds, int64_t fill);
 void stage_plan_model(struct stage_run *r, const struct model *m); /* a model was made */
 enum status stage_plan_saved(struct stage_run *r, const struct ckpt_tensor *list, size_t n);
 enum status stage_plan_exported(struct stage_run *r, const struct hub_plan *plan);
-/* The deck alone says how long and how many the rows are: the data need not be opened. */
-bool stage_plan_knows_rows(const struct deck_stage *s, const struct deck_dataset *d);
+/* The deck alone says how long the rows are and (count) how many: the data need not be opened. */
+bool stage_plan_knows_rows(const struct deck_dataset *d, bool count);
 
-/* --plan: the plan of a deck for `ranks` ranks (0: as few as its grid has), as text. gflops: rate of one rank for the expected time, 0 none.
+/* --plan: the plan of a deck for `ranks` ranks (0: as few as its grid has), as text (also of the
+ * stages that could be planned when others could not). gflops: rate of one rank for the expected time, 0 none.
  * Local. Errors: DECK, UNSUPPORTED, those of the stages. */
 enum status stage_plan_print(const struct stage_options *o, struct deck *d, int64_t ranks, double gflops,
                              struct str *out);

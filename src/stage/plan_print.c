@@ -27,7 +27,7 @@ static enum status plan_stage(struct stage_run *r, const struct deck_stage *s, s
             if (!p.uneven) alike = g->tp; /* one stands for the tensor group; data-parallel ranks are always alike */
             w->flops += p.flops * g->dp * alike;
             w->flops_round += p.flops_round * g->dp * alike;
-            if (p.flops > w->slowest) w->slowest = p.flops;
+            if (p.flops_busiest > w->slowest) w->slowest = p.flops_busiest;
             if (tp > 0 && bytes_of(&p) <= bytes_of(&w->at[pp])) continue;
             w->at[pp] = p;
             w->tp_rank[pp] = tp;
@@ -158,6 +158,12 @@ enum status stage_plan_print(const struct stage_options *o, struct deck *d, int6
     TM_TRY(stage_check_grid(&r));
     TM_TRY(str_printf(out, "plan of %s for %lld rank%s; nothing is started or written\n", o->deck_path,
                       (long long)ranks, ranks == 1 ? "" : "s"));
-    for (int i = 0; i < d->stages.n; i++) TM_TRY(print_stage(&r, &d->stages.v[i], gflops, out));
-    return TM_OK;
+    enum status first = TM_OK;
+    for (int i = 0; i < d->stages.n;
+         i++) { /* one that lacks its input (an earlier stage may make it) does not hide the others */
+        enum status st = print_stage(&r, &d->stages.v[i], gflops, out);
+        if (st != TM_OK) TM_TRY(str_printf(out, "  not planned: %s\n", status_message()));
+        if (first == TM_OK) first = st;
+    }
+    return first;
 }

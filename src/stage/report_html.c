@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "base/mem.h"
 #include "base/version.h"
 #include "stage/report_svg.h"
 #include "stage/report_table.h"
@@ -131,6 +130,8 @@ static const struct {
 } metrics[] = {{"loss", "Loss", "nats/token"},
                {"nll", "NLL", "nats/token"},
                {"kl", "KL to teacher", "nats/token"},
+               {"eval_nll", "NLL of eval_data", "nats/token"},
+               {"eval_kl", "KL of eval_data", "nats/token"},
                {"grad_norm", "Gradient norm", ""},
                {"lr", "Learning rate", ""},
                {"seconds", "Time a step", "s"},
