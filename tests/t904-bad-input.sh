@@ -158,7 +158,15 @@ refused "a missing shard" 11 "step_00000002.*rank_00001\.h5"
 cp "$dir/kept/ckpt/03-qad/step_00000002/rank_00001.h5" "$newest/"
 refused "another deck" 2 "tiny was begun with another deck" --set optim.lr=3e-3
 check "  names the key" says "stage qad: optim\.lr was 0\.001 and is 0\.003"
-refused "a model of another shape" 13 "step_00000002.*" --set model.path="$dir/uneven-llama/hf" --set teacher.path="$dir/uneven-llama/hf"
+refused "another model" 2 "other content of model\.path" --set model.path="$dir/uneven-llama/hf"
+refused "another teacher" 2 "other content of teacher\.path" --set teacher.path="$dir/uneven-llama/hf"
+mv "$model" "$dir/moved"
+cp -r "$dir/moved" "$model"
+at=$("$compare" offset "$model/model.safetensors" model.norm.weight)
+patch "$model/model.safetensors" "$at" '\0'
+refused "one byte of the model changed" 2 "other content of model\.path"
+rm -rf "$model"
+mv "$dir/moved" "$model"
 check "none of these harmed it: the run goes on" tiny 0 2
 facts "$dir/tiny" >"$dir/this"
 check "  and ends as if nothing had been" diff "$dir/reference" "$dir/this"
@@ -172,6 +180,13 @@ check "  and ends the same" diff "$dir/reference" "$dir/this"
 rm -rf "$dir/tiny"
 cp -r "$dir/kept" "$dir/tiny"
 check "--allow-mismatch takes another deck" tiny 0 2 --set optim.lr=3e-3 --allow-mismatch optim.lr
+rm -rf "$dir/tiny"
+cp -r "$dir/kept" "$dir/tiny"
+refused "another model, allowed, but of another shape" 13 "step_00000002: .*model\.embed_tokens\.weight has extent 96 on axis 0, 97 expected" \
+    --set model.path="$dir/uneven-llama/hf" --set teacher.path="$dir/uneven-llama/hf" --allow-mismatch model.path --allow-mismatch teacher.path
+check "  back to the first model" tiny 0 2 --allow-mismatch model.path --allow-mismatch teacher.path
+facts "$dir/tiny" >"$dir/this"
+check "  ends the same" diff "$dir/reference" "$dir/this"
 
 # --- environment
 for fault in ckpt:space:0:2 file:write:0:3 ckpt:write:1:3 ckpt:manifest:0:2 ckpt:rename:0:2; do

@@ -46,10 +46,12 @@ static enum status add_path(const char *path, uint64_t *sum) {
     return st;
 }
 
-/* One input: the path itself, or the two files of a token shard's prefix. */
-static enum status add_input(json_t *o, const struct deck *d, const char *what, const char *path) {
+/* One input: the path itself, or the two files of a token shard's prefix. Its key says what it is for, not where it lies: other
+ * content is refused wherever it is, and the same content may have moved. */
+static enum status add_input(json_t *o, const struct deck *d, const struct deck_stage *s, const char *what,
+                             const char *path) {
     static const char *const endings[] = {"", ".bin", ".idx"};
-    char key[4300], file[4200], text[32];
+    char key[600], file[4200], text[32];
     uint64_t sum = 0;
     bool found = false;
     size_t n = strlen(d->run.dir);
@@ -61,20 +63,20 @@ static enum status add_input(json_t *o, const struct deck *d, const char *what, 
         found = true;
     }
     if (!found) return TM_OK;
-    snprintf(key, sizeof key, "%s %.4000s", what, path);
+    snprintf(key, sizeof key, "%s of stage %.255s", what, s->name);
     snprintf(text, sizeof text, "%016llx", (unsigned long long)sum);
     return json_object_set_new(o, key, json_string(text)) == 0 ? TM_OK : TM_FAIL(TM_ERR_MEMORY, "out of memory");
 }
 
 static enum status add_stage(json_t *o, const struct deck *d, const struct deck_stage *s) {
     char what[256];
-    TM_TRY(add_input(o, d, "model.path", s->model.path));
-    TM_TRY(add_input(o, d, "model.random_init", s->model.random_init));
-    TM_TRY(add_input(o, d, "model.tokenizer", s->model.tokenizer));
-    TM_TRY(add_input(o, d, "teacher.path", s->teacher.path));
+    TM_TRY(add_input(o, d, s, "model.path", s->model.path));
+    TM_TRY(add_input(o, d, s, "model.random_init", s->model.random_init));
+    TM_TRY(add_input(o, d, s, "model.tokenizer", s->model.tokenizer));
+    TM_TRY(add_input(o, d, s, "teacher.path", s->teacher.path));
     for (int i = 0; s->dataset && i < s->dataset->sources.n; i++) {
-        snprintf(what, sizeof what, "datasets.%.200s", s->dataset->name);
-        TM_TRY(add_input(o, d, what, s->dataset->sources.v[i].path));
+        snprintf(what, sizeof what, "datasets.%.200s.sources[%d]", s->dataset->name, i);
+        TM_TRY(add_input(o, d, s, what, s->dataset->sources.v[i].path));
     }
     return TM_OK;
 }

@@ -1,10 +1,10 @@
-/* What a run works on, by content: so that a resumed run notices another model or other data behind the same path. */
+/* What a run works on, by content: so that a resumed run notices another model or other data, wherever it lies. */
 #pragma once
 
 #include "base/json.h"
 #include "deck/deck.h"
 
-/* {"model.path /a/b": "<hash>", "datasets.train /c": ...}: over each input path of the deck, the names and sizes of its files and their first and
+/* {"model.path of stage ptq": "<hash>", "datasets.train.sources[0] of stage ptq": ...}: over each input path of the deck, the names and sizes of its files and their first and
  * last MiB (all of a safetensors' header is in it). Inputs under run.dir and absent ones are left out: earlier stages make them.
  * The caller frees. Local. Errors: IO, MEMORY. */
 enum status stage_fingerprint(const struct deck *d, json_t **out);

@@ -114,9 +114,12 @@ static enum status check_fingerprint(const struct stage_run *r, const json_t *ol
 static enum status read_finished(struct stage_run *r, const json_t *fingerprint) {
     json_t *lines;
     TM_TRY(ckpt_ledger_read(r->deck->run.dir, &lines));
-    enum status st = TM_OK;
-    for (size_t i = 0; st == TM_OK && i < json_array_size(lines); i++)
-        st = check_fingerprint(r, json_object_get(json_array_get(lines, i), "fingerprint"), fingerprint);
+    const json_t *last = NULL; /* what the start before read: a change that was once allowed holds from then on */
+    for (size_t i = 0; i < json_array_size(lines); i++) {
+        const json_t *of = json_object_get(json_array_get(lines, i), "fingerprint");
+        last = of ? of : last;
+    }
+    enum status st = check_fingerprint(r, last, fingerprint);
     for (size_t i = 0; i < json_array_size(lines); i++) {
         const json_t *line = json_array_get(lines, i);
         const char *name = json_string_value(json_object_get(line, "finished"));
