@@ -81,13 +81,27 @@ static void plan_rounds(const struct eval *e) {
     stage_plan_rounds(e->r, "micro-batch on every replica", n, (int64_t)n);
 }
 
+/* An evaluation keeps nothing on a stop: it is done again. */
+static enum status poll_all(void *eval) {
+    struct eval *e = eval;
+    bool save;
+    return stage_poll_all(e->r, &save);
+}
+
+static enum status (*poll_of(const struct eval *e))(void *) { return e->r->plan ? NULL : poll_all; }
+
 static enum status score_all(struct eval *e) {
     struct train_pass *pass = NULL, *teacher = NULL;
     struct train_tally tally;
     enum status st = par_agree_all(make_passes(e, &pass, &teacher));
     stage_plan_begin(e->r);
     if (st == TM_OK)
-        st = train_eval_all(&(struct train_eval){.pass = pass, .set = e->set, .micro = e->micro, .samples = samples(e)},
+        st = train_eval_all(&(struct train_eval){.pass = pass,
+                                                 .set = e->set,
+                                                 .micro = e->micro,
+                                                 .samples = samples(e),
+                                                 .poll_all = poll_of(e),
+                                                 .poll_context = e},
                             &tally);
     plan_rounds(e);
     if (st == TM_OK && !e->r->plan) st = report(e, &tally);
@@ -187,7 +201,7 @@ static enum status probe_all(struct eval *e) {
     stage_plan_begin(e->r);
     if (st == TM_OK)
         st = train_eval_all(&(struct train_eval){p.pass, e->set, e->micro, samples(e),
-                                                 e->r->plan ? NULL : keep_micro_batch, &p},
+                                                 e->r->plan ? NULL : keep_micro_batch, &p, poll_of(e), e},
                             &none);
     plan_rounds(e);
     if (st == TM_OK && p.logits.n) st = probe_write_all(&p.logits, e->s->logits_out);
@@ -293,7 +307,9 @@ static enum status layer_error_all(struct eval *e) {
     enum status st = par_agree_all(prepare_layers(&x));
     stage_plan_begin(e->r);
     if (st == TM_OK)
-        st = train_eval_all(&(struct train_eval){x.mine, e->set, e->micro, samples(e), compare_layers, &x}, &none);
+        st = train_eval_all(&(struct train_eval){x.mine, e->set, e->micro, samples(e), compare_layers, &x, poll_of(e),
+                                                 e},
+                            &none);
     plan_rounds(e);
     if (st == TM_OK) st = train_pass_drain(x.teacher);
     if (st == TM_OK)

@@ -1,6 +1,7 @@
 /* The optimizer loop: set-up from the deck, steps, checkpoints, metrics, resume. */
 #include "stage/learn.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "base/clock.h"
@@ -26,6 +27,7 @@ struct learn {
     int64_t eval_rows;
     struct train_stepper step;
     double temperature; /* of the kl loss */
+    double loss;        /* of the last step; NaN: no step was made */
     int64_t done;       /* steps made */
 };
 
@@ -180,6 +182,7 @@ static enum status save_all(struct learn *l, bool finished) {
     if (st == TM_OK) json_object_set_new(meta, "skipped", json_integer(l->step.skipped));
     if (st == TM_OK) json_object_set_new(meta, "skipped_in_a_row", json_integer(l->step.skipped_in_a_row));
     if (st == TM_OK) json_object_set_new(meta, "updates", json_integer(l->step.optim.step));
+    if (st == TM_OK && isfinite(l->loss)) json_object_set_new(meta, "loss", json_real(l->loss));
     st = par_agree_all(st);
     if (st == TM_OK) st = stage_save_all(l->r, l->s, l->done, list, n, meta);
     json_decref(meta);
@@ -200,6 +203,7 @@ static enum status resume_all(struct learn *l) {
     if (st == TM_OK) st = json_need_i64(meta, "updates", ckpt_path(c), &updates);
     if (st == TM_OK) st = json_get_i64(meta, "skipped", ckpt_path(c), 0, &skipped);
     if (st == TM_OK) st = json_get_i64(meta, "skipped_in_a_row", ckpt_path(c), 0, &in_a_row);
+    if (st == TM_OK) st = json_get_f64(meta, "loss", ckpt_path(c), NAN, &l->loss);
     st = par_agree_all(st);
     if (st == TM_OK) st = ckpt_load_all(c, l->r->dev, list, (int)n);
     l->step.optim.step = updates;
@@ -253,6 +257,7 @@ static enum status steps_all(struct learn *l) {
         double begin = clock_seconds();
         TM_TRY(train_step_all(&l->step, l->done, &x));
         l->done++;
+        l->loss = x.loss;
         TM_TRY(log_step(l, &x, clock_seconds() - begin));
         stage_progress(&progress, l->done, s->steps, x.tokens, "loss=%.5g kl=%.4g norm=%.3g lr=%.3g", x.loss, x.kl,
                        x.grad_norm, x.lr);
@@ -268,7 +273,7 @@ static enum status steps_all(struct learn *l) {
     TM_TRY(save_all(l, true));
     TM_TRY(stage_result(l->r, s, "steps", (double)l->done, "steps"));
     TM_TRY(stage_result(l->r, s, "skipped", (double)l->step.skipped, "steps"));
-    return x.tokens ? stage_result(l->r, s, "loss", x.loss, "nats/token") : TM_OK;
+    return isfinite(l->loss) ? stage_result(l->r, s, "loss", l->loss, "nats/token") : TM_OK;
 }
 
 /* Planned, one step stands for all, and so does one micro-batch of an evaluation. */
@@ -292,7 +297,7 @@ static enum status plan_all(struct learn *l) {
 }
 
 enum status stage_learn_all(struct stage_run *r, const struct deck_stage *s, bool with_teacher) {
-    struct learn l = {.r = r, .s = s};
+    struct learn l = {.r = r, .s = s, .loss = NAN};
     enum status st = open_all(&l, with_teacher);
     if (st == TM_OK) st = resume_all(&l);
     if (st == TM_OK) st = par_agree_all(stage_metrics_begin(r, s, l.done));

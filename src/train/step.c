@@ -141,6 +141,11 @@ static enum status eval_run_all(const struct train_eval *e, struct data_batch *b
                 rows = e->samples - first < e->micro ? e->samples - first : e->micro;
         struct train_tally tally;
         int slot = (int)(k % e->pass->o.slots);
+        enum status stop = e->poll_all ? e->poll_all(e->poll_context) : TM_OK;
+        if (stop != TM_OK) {
+            TM_TRY(train_pass_drain(e->pass)); /* what is on its way between pipeline stages arrives */
+            return stop;
+        }
         par_note("evaluate", i, "forward");
         TM_TRY(par_agree_all(i < to ? data_batch_fill(e->set, first, rows, b) : TM_OK));
         if (i >= to) continue;
