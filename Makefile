@@ -4,7 +4,11 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := all
 
 # --- configuration ------------------------------------------------------------------------------------------------------
--include config.mk              # what scripts/configure found; `make configure` renews it
+# What scripts/configure found (`make configure` renews it). Targets that build nothing, or that install first, do without.
+BARE    := run test test-all setup configure clean help lint format austen-text
+ifneq ($(filter-out $(BARE),$(or $(MAKECMDGOALS),all)),)
+-include config.mk
+endif
 CC      ?= gcc
 ifeq ($(origin CC),default)
 CC      := gcc

@@ -15,7 +15,7 @@
 #include "stage/verify.h"
 
 static const char usage[] =
-    "usage: temper DECK [--set stage.key=value]... [--sweep-point I] [--resume auto|never|PATH] [--allow-mismatch "
+    "usage: temper DECK [--set stage.key=value]... [--sweep-point I] [--resume auto|never] [--allow-mismatch "
     "KEY]... [--profile]\n"
     "       temper DECK --check | --sweep-count\n"
     "       temper DECK --plan [--as-ranks N] [--rate GFLOPS]\n"
@@ -157,6 +157,8 @@ enum status stage_cli(int argc, char **argv, struct stage_options *o, bool *fini
     TM_TRY(mem_alloc(&allow, (size_t)argc, sizeof *allow));
     o->allow = allow;
     TM_TRY(parse(argc, argv, o, &c));
+    if (strcmp(o->resume, "auto") && strcmp(o->resume, "never"))
+        return TM_FAIL(TM_ERR_DECK, "--resume %s: expected auto or never", o->resume);
     return run_command(o, &c, finished);
 }
 

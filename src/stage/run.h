@@ -14,7 +14,7 @@ struct stage_options { /* from the command line */
     const char *const *sets;
     int n_sets;
     int64_t sweep_point;      /* -1 none */
-    const char *resume;       /* "auto", "never" or a checkpoint's path */
+    const char *resume;       /* "auto": go on where an earlier start stopped; "never": begin anew */
     const char *const *allow; /* deck keys whose change a resumed run accepts */
     int n_allow;
     bool profile;
