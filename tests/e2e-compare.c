@@ -113,10 +113,11 @@ static int nmse(const char *pa, const char *pb, double bound, char **names, int 
         else
             finding("%s is missing", name);
     }
-    if (same_names)
-        json_object_foreach(a.header, name,
-                            unused) if (strcmp(name, "__metadata__") && !json_object_get(b.header, name))
-            finding("%s is too many", name);
+    if (same_names) {
+        json_object_foreach(a.header, name, unused) {
+            if (strcmp(name, "__metadata__") && !json_object_get(b.header, name)) finding("%s is too many", name);
+        }
+    }
     if (count < (n ? n : 1)) finding("only %d tensors were compared", count);
     printf("%d tensors, worst NMSE %.3g\n", count, worst);
     golden_close(&a);

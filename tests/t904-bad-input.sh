@@ -146,7 +146,7 @@ refused() { # refused WHAT CODE MESSAGE [ARGUMENTS...]
 check "an uninterrupted run" tiny 0 2
 facts "$dir/tiny" >"$dir/reference"
 rm -rf "$dir/tiny"
-TEMPER_FAULT='stage:stop:*:11' check "a run that stops in distill" tiny 75 2
+TEMPER_FAULT='stop:qad:*:4' check "a run that stops in distill" tiny 75 2
 check "  with a checkpoint of step 2" test -e "$dir/tiny/ckpt/03-qad/step_00000002/rank_00001.h5"
 cp -r "$dir/tiny" "$dir/kept"
 newest=$dir/tiny/ckpt/03-qad/step_00000002

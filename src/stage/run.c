@@ -171,6 +171,7 @@ static enum status run_stages_all(struct stage_run *r) {
     for (int i = 0; i < r->deck->stages.n; i++) {
         const struct deck_stage *s = &r->deck->stages.v[i];
         bool save;
+        r->now = s;
         log_set_stage(s->name);
         par_note(s->name, 0, "start");
         TM_TRY(stage_poll_all(r, &save));

@@ -23,7 +23,8 @@ struct stage_options { /* from the command line */
 struct stage_run {
     struct stage_options o;
     struct deck *deck;
-    struct str deck_text; /* the effective deck, the same bytes on every rank */
+    const struct deck_stage *now; /* the stage that runs */
+    struct str deck_text;         /* the effective deck, the same bytes on every rank */
     struct par_grid grid;
     struct dev *dev;
     bool invariant;

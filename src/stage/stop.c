@@ -38,7 +38,7 @@ void stage_catch_signals(void) {
 enum status stage_poll_all(struct stage_run *r, bool *save) {
     const struct deck_limits *l = &r->deck->limits;
     char path[4096];
-    int64_t want[2] = {stop_ != 0 || fault_here("stage", "stop"), save_ != 0};
+    int64_t want[2] = {stop_ != 0 || (r->now && fault_here("stop", r->now->name)), save_ != 0};
     const char *why = "a signal";
     *save = false;
     if (r->plan) return TM_OK;
