@@ -98,7 +98,7 @@ run/austen-text/emma.txt:
 # --- running and testing ------------------------------------------------------------------------------------------------
 TESTS ?=
 
-.PHONY: all setup configure austen-text prove run test test-all lint format help info clean install FORCE
+.PHONY: all setup configure austen-text prove run test test-all bench lint format help info clean install FORCE
 
 run: ## set up, build, and run the main job on $(NP) ranks
 	@scripts/setup
@@ -118,6 +118,8 @@ prove: $(BUILD)/temper $(TESTB)
 	@ln -sfn $(BUILD)/temper temper
 	@scripts/run-tests $(BUILD) $(or $(TIER),1) $(TESTS)
 
+bench: all ## what grid invariance costs a training step here; build/.../tests/bench-gemm measures the matrix products
+	@scripts/bench-invariance
 lint: ## layers, sizes, style, headers, shell scripts
 	@scripts/lint
 format: ## rewrite the sources with clang-format
