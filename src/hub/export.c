@@ -94,6 +94,7 @@ enum status hub_write_all(const char *dir, const struct hub_plan *plan, int64_t 
         char tmp[PATH_BYTES];
         if (snprintf(tmp, sizeof tmp, "%s/%s.tmp", dir, plan->files[f].name) < (int)sizeof tmp) unlink(tmp);
     }
+    if (st != TM_OK) (void)par_agree_all(TM_OK); /* a barrier: nobody returns before all is removed */
     mem_free(&x.block);
     return st;
 }
