@@ -151,9 +151,21 @@ static void datasets(void) {
               "--set datasets.x={sources=({weight=1.0;});}: datasets.x.sources[0].path is missing: expected a path or "
               "\"mock\"\n",
               "a source without a path");
-    check_set(HEAD STAGES, "datasets.x={sources=({path=\"a\"; weight=0;});}",
-              "--set datasets.x={sources=({path=\"a\"; weight=0;});}: datasets.x.sources: the weights add up to 0\n",
-              "no weight");
+    check_set(
+        HEAD STAGES, "datasets.x={sources=({path=\"a\"; weight=0;},{path=\"a\";});}",
+        "--set datasets.x={sources=({path=\"a\"; weight=0;},{path=\"a\";});}: datasets.x.sources: weight is 0 in some: "
+        "expected all or none\n",
+        "a weight in some");
+    check_set(HEAD STAGES, "datasets.x={sources=({path=\"a\";}); split=[0.0,0.5]; parts=\"99,1,0\";}",
+              "--set datasets.x={sources=({path=\"a\";}); split=[0.0,0.5]; parts=\"99,1,0\";}: datasets.x.split: parts "
+              "is set "
+              "too: which one?\n",
+              "two splits");
+    check_set(
+        HEAD STAGES, "datasets.x={sources=({path=\"a\";}); pack=\"pad\"; shuffle=\"megatron\";}",
+        "--set datasets.x={sources=({path=\"a\";}); pack=\"pad\"; shuffle=\"megatron\";}: datasets.x.pack: shuffle = "
+        "\"megatron\" needs \"concat\"\n",
+        "Megatron's order of padded rows");
     check_set(HEAD STAGES, "datasets.x={sources=({path=\"a\"; weight=-1;});}",
               "--set datasets.x={sources=({path=\"a\"; weight=-1;});}: datasets.x.sources[0].weight = -1: expected "
               "float >= 0\n",

@@ -3,9 +3,9 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/mem.h"
-#include "data/index.h"
 #include "data/order.h"
 #include "data/set.h"
+#include "data/writer.h"
 #include "tap.h"
 
 #include <unistd.h>
@@ -27,7 +27,7 @@ static void is_list(const int32_t *got, int64_t n, const char *want, const char 
 static struct data_source *documents(const int *lengths, int n, int32_t base) {
     struct data_writer *w;
     struct data_source *s = NULL;
-    must(data_writer_open(prefix, DATA_I32, &w));
+    must(data_writer_open(prefix, DATA_I32, NULL, &w));
     for (int d = 0; d < n; d++) {
         int32_t ids[100];
         for (int i = 0; i < lengths[d]; i++) ids[i] = base + 100 * d + i;
@@ -122,7 +122,7 @@ static void epochs(bool shuffle) {
     int lengths[D], total = 0;
     for (int d = 0; d < D; d++) total += lengths[d] = d * 7 % 12;
     struct data_opts o = usual;
-    o.shuffle = shuffle;
+    o.order = shuffle ? DATA_SHUFFLED : DATA_IN_PLACE;
     struct data_set *s = make(o, &(struct data_member){.source = documents(lengths, D, 0)}, 1);
     int64_t n = data_set_samples(s);
     is_int(n, (total - 1 + 3) / 4, "samples of a pass");
@@ -195,7 +195,7 @@ static void blends(void) {
     data_set_free(&s);
 
     struct data_opts o = usual;
-    o.shuffle = true;
+    o.order = DATA_SHUFFLED;
     struct data_member w[2] = {{documents((int[]){9}, 1, 0), 3}, {documents((int[]){5, 4}, 2, 50000), 1}};
     s = make(o, w, 2);
     int of_second = 0;
@@ -255,7 +255,7 @@ static void batches(void) {
     struct data_batch b;
     struct data_source *source = NULL;
     struct data_opts o = usual;
-    o.shuffle = true;
+    o.order = DATA_SHUFFLED;
     o.vocab = 50;
     must(data_source_mock(3, 40, 9, 50, 49, &source));
     struct data_set *s = make(o, &(struct data_member){.source = source}, 1);
@@ -338,7 +338,7 @@ static void wild_ids(void) {
     char path[96];
     struct data_writer *w;
     struct data_source *source;
-    must(data_writer_open(prefix, DATA_I64, &w));
+    must(data_writer_open(prefix, DATA_I64, NULL, &w));
     must(data_writer_add(w, (int32_t[]){0, 0, 0, 0, 0}, 5));
     must(data_writer_end_document(w));
     must(data_writer_finish(&w));

@@ -54,6 +54,8 @@ int32_t tok_bos(const struct tok *t);
 
 /* The offset of the first byte that is not well-formed UTF-8 (no surrogates, nothing overlong, at most U+10FFFF), or n. */
 size_t tok_utf8_check(const char *text, size_t n);
+/* Append bytes with each maximal ill-formed part replaced by U+FFFD. */
+enum status tok_append_lossy(struct str *out, const char *bytes, size_t n);
 
 /* One text of the training set; words never reach across two texts. */
 struct tok_text {

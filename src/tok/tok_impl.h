@@ -49,8 +49,6 @@ bool tok_is_white_space(uint32_t c); /* Unicode White_Space */
 /* Spell bytes in stand-ins; turn a token's spelling into its bytes (all stand-ins -> bytes, else the spelling itself). */
 enum status tok_spell(const char *bytes, size_t n, struct str *out);
 enum status tok_unspell(const char *content, size_t n, struct str *out, bool *all_bytes);
-/* Append bytes with each maximal ill-formed part replaced by U+FFFD. */
-enum status tok_append_lossy(struct str *out, const char *bytes, size_t n);
 
 /* --- normalizer (nfc.c) -------------------------------------------------------------------------------------------------*/
 
