@@ -85,7 +85,7 @@ static void coercions(void) {
     check("version = 1; # 3000000000\nrun = { dir = \"3000000000 \\\" // 3000000000\"; seed = 3000000000L; };\n"
           "/* 3000000000\n */ model = { path = \"m\"; }; // 3000000000 \"\ndatasets = { d3000000000 = { sources = ( { "
           "path = \"t\"; "
-          "weight = 3000000000.5; }, { path = \"u\"; weight = 3e+9; }, { path = \"v\"; weight = -0.0E-9; } ); }; "
+          "weight = 3000000000.5; }, { path = \"u\"; weight = 3e+9; }, { path = \"v\"; weight = 1.0E-9; } ); }; "
           "};\n" STAGES,
           "x.cfg:6: evaluate.data = \"d\": expected one of the data sets: d3000000000\n",
           "large numbers elsewhere are no ints");
