@@ -352,6 +352,76 @@ static void wild_ids(void) {
     data_set_free(&s);
 }
 
+/* A row a document, cut or padded; and rows that share no token. */
+static void one_document(void) {
+    static const int lengths[] = {3, 0, 7, 1};
+    struct data_opts o = usual;
+    o.pad = 9;
+    o.one_document = true;
+    struct data_set *s = make(o, &(struct data_member){.source = documents(lengths, 4, 0)}, 1);
+    is_int(data_set_samples(s), 4, "a row a document");
+    must(data_sample(s, 0, &row));
+    is_list(tokens, 4, "0 1 2 9", "padded");
+    is_list(labels, 4, "1 2 -1 -1", "scored to its end");
+    is_list(first, 4, "0 0 0 4", "padding sees nothing");
+    must(data_sample(s, 1, &row));
+    is_int(row.valid, 0, "an empty document");
+    must(data_sample(s, 2, &row));
+    is_list(tokens, 4, "200 201 202 203", "cut");
+    is_list(labels, 4, "201 202 203 204", "the last label is behind the cut");
+    must(data_sample(s, 7, &row));
+    is_list(labels, 4, "-1 -1 -1 -1", "one token has nothing to predict; the next pass follows");
+    data_set_free(&s);
+
+    o.one_document = false;
+    o.no_overlap = true; /* 0 1 2 | 200 .. 206 | 300: 11 tokens */
+    s = make(o, &(struct data_member){.source = documents(lengths, 4, 0)}, 1);
+    is_int(data_set_samples(s), 3, "rows of 4 without overlap");
+    must(data_sample(s, 1, &row));
+    is_list(tokens, 4, "201 202 203 204", "the second begins behind the first");
+    is_list(labels, 4, "202 203 204 -1", "and its last label is not scored");
+    must(data_sample(s, 2, &row));
+    is_list(tokens, 4, "205 206 300 9", "the last is padded");
+    data_set_free(&s);
+}
+
+/* Three documents of 2^30 tokens each, 6 GiB that no machine's memory need hold: a few samples of it, in little memory. */
+static void larger_than_memory(void) {
+    char path[96], idx[34 + 3 * 12 + 4 * 8] = "MMIDIDX\0\0\1", *p = idx + 34;
+    const int64_t n = 1 << 30;
+    struct data_source *source;
+    idx[17] = DATA_U16;
+    idx[18] = 3;
+    idx[26] = 4;
+    for (int64_t i = 0; i < 3; i++, p += 4) memcpy(p, &n, 4);
+    for (int64_t i = 0; i < 3; i++, p += 8) memcpy(p, &(int64_t){2 * n * i}, 8);
+    for (int64_t i = 0; i < 4; i++, p += 8) memcpy(p, &i, 8);
+    snprintf(path, sizeof path, "%s.idx", prefix);
+    must(file_write(path, idx, sizeof idx));
+    snprintf(path, sizeof path, "%s.bin", prefix);
+    must(file_write(path, "", 0));
+    if (truncate(path, 6 * n) != 0) { /* all zeros, no blocks */
+        ok(true, "6 GiB # SKIP this file system has no sparse files");
+        return;
+    }
+    for (int k = 0; k < 2; k++) {
+        struct data_opts o = usual;
+        o.order = k ? DATA_SHUFFLED : DATA_IN_PLACE;
+        o.seq_length = 64;
+        o.drop_partial = true;
+        must(data_source_index(prefix, &source));
+        size_t before = mem_bytes();
+        mem_high_reset();
+        struct data_set *s = make(o, &(struct data_member){.source = source}, 1);
+        is_int(data_set_samples(s), (3 * n - 1) / 64, "samples of 3 x 2^30 tokens");
+        for (int64_t i = 0; i < 5; i++) must(data_sample(s, i * (data_set_samples(s) / 5), &row));
+        is_int(row.valid, 64, "a whole row");
+        ok(mem_high_water() - before < 8192, "%d bytes of memory", (int)(mem_high_water() - before));
+        data_set_free(&s);
+    }
+    unlink(path);
+}
+
 int main(void) {
     ok(mkdtemp(dir) != NULL, "temporary directory");
     snprintf(prefix, sizeof prefix, "%s/x", dir);
@@ -364,6 +434,8 @@ int main(void) {
     batches();
     refusals();
     wild_ids();
+    larger_than_memory();
+    one_document();
     file_remove_tree(dir);
     is_int(mem_bytes(), 0, "all memory given back");
     return tap_done();
