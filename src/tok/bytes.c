@@ -54,6 +54,12 @@ static size_t utf8_length(const unsigned char *p, size_t n, size_t *bad) {
 size_t tok_utf8_check(const char *text, size_t n) {
     size_t i = 0, bad;
     while (i < n) {
+        uint64_t eight;
+        for (; n - i >= sizeof eight; i += sizeof eight) { /* ASCII, eight bytes at a time */
+            memcpy(&eight, text + i, sizeof eight);
+            if (eight & 0x8080808080808080u) break;
+        }
+        if (i == n) break;
         size_t len = utf8_length((const unsigned char *)text + i, n - i, &bad);
         if (!len) break;
         i += len;
@@ -97,6 +103,27 @@ enum status tok_utf8_append(struct str *s, uint32_t c) {
     }
     for (size_t i = 1; i < n; i++) b[i] = (unsigned char)(0x80 | (c >> 6 * (n - 1 - i) & 0x3f));
     return str_append(s, b, n);
+}
+
+size_t tok_utf8_count(const char *text, size_t n) {
+    size_t count = 0;
+    for (size_t i = 0; i < n; i++) count += ((unsigned char)text[i] & 0xc0) != 0x80;
+    return count;
+}
+
+int tok_hex_byte(const char *token, size_t n) {
+    int value = 0;
+    if (n != 6 || memcmp(token, "<0x", 3) != 0 || token[5] != '>') return -1;
+    for (size_t i = 3; i < 5; i++) {
+        char c = token[i];
+        int digit = c >= '0' && c <= '9'   ? c - '0'
+                    : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                    : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                                           : -1;
+        if (digit < 0) return -1;
+        value = 16 * value + digit;
+    }
+    return value;
 }
 
 bool tok_is_white_space(uint32_t c) {
