@@ -104,9 +104,10 @@ static enum status merge_pairs(const struct tok_tables *t, struct tok_work *w, c
 
 /* --- the first symbols --------------------------------------------------------------------------------------------------*/
 
-static enum status missing(const char *word, size_t begin, size_t n) {
-    return TM_FAIL(TM_ERR_DATA, "\"%.*s\" (first byte 0x%02x) has no token in the vocabulary", (int)n, word + begin,
-                   (unsigned)(unsigned char)word[begin]);
+static enum status missing(const struct tok_tables *t, const char *word, size_t begin, size_t n) {
+    if (t->byte_level)
+        return TM_FAIL(TM_ERR_DATA, "byte 0x%02x has no token in the vocabulary", (unsigned)(unsigned char)word[begin]);
+    return TM_FAIL(TM_ERR_DATA, "\"%.*s\" has no token in the vocabulary", (int)n, word + begin);
 }
 
 static void symbol(struct tok_work *w, int32_t *k, int32_t id, size_t begin, size_t n) {
@@ -115,9 +116,10 @@ static void symbol(struct tok_work *w, int32_t *k, int32_t id, size_t begin, siz
     ++*k;
 }
 
-static enum status unknown(const struct tok_bpe *m, struct tok_work *w, int32_t *k, const char *word, size_t begin,
+static enum status unknown(const struct tok_tables *t, struct tok_work *w, int32_t *k, const char *word, size_t begin,
                            size_t n) {
-    if (m->unk < 0) return missing(word, begin, n);
+    const struct tok_bpe *m = t->bpe;
+    if (m->unk < 0) return missing(t, word, begin, n);
     if (m->fuse_unk && *k > 0 && w->symbols[*k - 1].id == m->unk)
         w->symbols[*k - 1].n += (int32_t)n;
     else
@@ -173,7 +175,7 @@ static enum status first_symbols(const struct tok_tables *t, struct tok_work *w,
         else if (falls_back(m, word, i, end))
             for (size_t b = i; b < end; b++) symbol(w, &k, m->byte_id[(unsigned char)word[b]], b, 1);
         else
-            TM_TRY(unknown(m, w, &k, word, i, end - i));
+            TM_TRY(unknown(t, w, &k, word, i, end - i));
     }
     w->symbols[k - 1].next = -1;
     *count = k;
@@ -195,7 +197,7 @@ static enum status push_unknown(const struct tok_tables *t, struct tok_ids *ids,
         for (size_t i = begin; i < end; i++) TM_TRY(push(ids, spans, m->byte_id[(unsigned char)word[i]], begin, end));
         return TM_OK;
     }
-    if (m->unk < 0) return missing(word, begin, end - begin);
+    if (m->unk < 0) return missing(t, word, begin, end - begin);
     if (!run) return push(ids, spans, m->unk, begin, end);
     if (spans) spans->p[spans->n - 1].end = end;
     return TM_OK;
