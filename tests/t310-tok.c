@@ -229,7 +229,7 @@ static void utf8(void) {
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         is_int(tok_utf8_check(bad[i], strlen(bad[i])), 2, "ill-formed at byte 2");
     struct str s = {0}; /* the example of the Unicode Standard, section 3.9, table 3-8, and its neighbours */
-    must(tok_append_lossy(&s, "\x61\xf1\x80\x80\xe1\x80\xc2\x62\x80\x63\x80\xbf\x64", 13));
+    must(tok_utf8_repair("\x61\xf1\x80\x80\xe1\x80\xc2\x62\x80\x63\x80\xbf\x64", 13, &s));
     is_str(s.p,
            "a\ufffd\ufffd\ufffd"
            "b\ufffd"

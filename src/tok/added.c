@@ -89,8 +89,10 @@ static size_t blanks_after(const char *text, size_t n, size_t begin) {
 
 /* Whether the character at text[at] belongs to a word. */
 static enum status is_word(const struct tok_added_list *l, struct tok_work *w, const char *text, size_t at, bool *yes) {
-    size_t begin, end;
-    return tok_pattern_next(&l->word, w, text + at, tok_utf8_bytes(text[at]), 0, yes, &begin, &end);
+    struct tok_scan scan = {.pattern = &l->word, .text = text + at, .n = tok_utf8_bytes(text[at])};
+    TM_TRY(tok_scan_next(&scan, w));
+    *yes = scan.found;
+    return TM_OK;
 }
 
 /* Whether a word goes on at either end of text[begin, end). */

@@ -7,7 +7,7 @@
 #include "base/mem.h"
 #include "tok/tok_impl.h"
 
-enum { CACHE_SLOTS = 1 << 14, CACHE_BYTES = 30, CACHE_IDS = 8, MAX_WORD = 1 << 30 };
+enum { CACHE_SLOTS = 1 << 16, CACHE_BYTES = 30, CACHE_IDS = 8, MAX_WORD = 1 << 30 };
 
 /* One 64-byte line of the word cache; direct-mapped, so that it needs no upkeep. */
 struct tok_cached {

@@ -151,7 +151,7 @@ enum status tok_unspell(const char *content, size_t n, struct str *out, bool *al
     return TM_OK;
 }
 
-enum status tok_append_lossy(struct str *out, const char *bytes, size_t n) {
+enum status tok_utf8_repair(const char *bytes, size_t n, struct str *out) {
     for (size_t i = 0, bad; i < n;) {
         size_t good = tok_utf8_check(bytes + i, n - i);
         TM_TRY(str_append(out, bytes + i, good));

@@ -70,11 +70,13 @@ static enum status run(const struct tok_norm *step, struct tok_work *w, struct t
     const char *p = e->in.p, *text;
     const size_t n = e->in.n;
     while (e->i < n) {
-        size_t begin = e->i, end = begin + 1, covered;
-        bool found = begin + 1 < n &&
-                     ((unsigned char)p[begin] >= 0x80 || (unsigned char)p[begin + 1] >= 0x80 || p[begin] == '\r');
-        if (found) TM_TRY(tok_pattern_next(&step->pattern, w, p, n, begin, &found, &begin, &end));
-        if (!found) end = e->i + tok_utf8_bytes(p[e->i]);
+        size_t i = e->i, end = i + tok_utf8_bytes(p[i]), covered;
+        if (i + 1 < n &&
+            ((unsigned char)p[i] >= 0x80 || (unsigned char)p[i + 1] >= 0x80 || p[i] == '\r')) { /* else it is one */
+            struct tok_scan scan = {.pattern = &step->pattern, .text = p, .n = n, .from = i};
+            TM_TRY(tok_scan_next(&scan, w));
+            if (scan.found) end = scan.end;
+        }
         if (end - e->i < 6 && (text = tok_charsmap_find(&step->map, p + e->i, end - e->i, false, &covered))) {
             TM_TRY(replace(e, end - e->i, text));
             continue;

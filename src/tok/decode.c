@@ -59,7 +59,7 @@ static enum status run_byte_level(const struct tok_decoder *step, const struct t
         const char *p = piece(in, i, &n);
         st = tok_unspell(p, n, &raw, &all_bytes);
     }
-    if (st == TM_OK) st = tok_append_lossy(&out->text, raw.p, raw.len);
+    if (st == TM_OK) st = tok_utf8_repair(raw.p, raw.len, &out->text);
     str_free(&raw);
     return st == TM_OK ? end_piece(out) : st;
 }
@@ -135,15 +135,13 @@ static enum status replace(struct str *out, const char *text, size_t n, const ch
 
 static enum status replace_pattern(const struct tok_decoder *step, struct tok_work *w, const char *p, size_t n,
                                    struct tok_chain *out) {
+    struct tok_scan scan = {.pattern = &step->pattern, .text = p, .n = n};
     size_t at = 0;
-    for (size_t from = 0, begin, end; from <= n;) {
-        bool found;
-        TM_TRY(tok_pattern_next(&step->pattern, w, p, n, from, &found, &begin, &end));
-        if (!found) break;
-        TM_TRY(str_append(&out->text, p + at, begin - at));
+    for (;; at = scan.end) {
+        TM_TRY(tok_scan_next(&scan, w));
+        if (!scan.found) break;
+        TM_TRY(str_append(&out->text, p + at, scan.begin - at));
         TM_TRY(str_append(&out->text, step->text, strlen(step->text)));
-        at = end;
-        from = end > begin ? end : end < n ? end + tok_utf8_bytes(p[end]) : end + 1;
     }
     return push(out, p + at, n - at);
 }

@@ -67,16 +67,19 @@ enum status tok_edit_put(struct tok_edit *e, uint32_t c, int change) {
 enum status tok_edit_insert(struct tok_edit *e, const char *text, size_t n) {
     size_t from = e->out->s.len;
     TM_TRY(str_append(&e->out->s, text, n));
-    return align(e, from, place_before(e));
+    return e->align ? align(e, from, place_before(e)) : TM_OK;
 }
 
 enum status tok_edit_replace(struct tok_edit *e, size_t bytes, const char *text, size_t n) {
     size_t from = e->out->s.len;
-    struct tok_span span = place(e, e->i);
-    if (bytes) span.end = place(e, e->i + bytes - 1).end;
+    struct tok_span span = {0, 0};
+    if (e->align) {
+        span = place(e, e->i);
+        span.end = bytes ? place(e, e->i + bytes - 1).end : span.begin;
+    }
     e->i += bytes;
     TM_TRY(str_append(&e->out->s, text, n));
-    return align(e, from, bytes ? span : (struct tok_span){span.begin, span.begin});
+    return align(e, from, span);
 }
 
 enum status tok_edit_copy(struct tok_edit *e, size_t n) {

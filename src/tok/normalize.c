@@ -171,14 +171,13 @@ static enum status run_prepend(const struct tok_norm *step, struct tok_work *w, 
 }
 
 static enum status run_replace(const struct tok_norm *step, struct tok_work *w, struct tok_edit *e) {
-    for (size_t from = 0, begin, end; from <= e->in.n;) {
-        bool found;
-        TM_TRY(tok_pattern_next(&step->pattern, w, e->in.p, e->in.n, from, &found, &begin, &end));
-        if (!found) break;
-        TM_TRY(tok_edit_copy(e, begin - e->i));
-        tok_edit_skip(e, end - begin);
+    struct tok_scan scan = {.pattern = &step->pattern, .text = e->in.p, .n = e->in.n};
+    for (;;) {
+        TM_TRY(tok_scan_next(&scan, w));
+        if (!scan.found) break;
+        TM_TRY(tok_edit_copy(e, scan.begin - e->i));
+        tok_edit_skip(e, scan.end - scan.begin);
         TM_TRY(tok_edit_insert(e, step->text, step->n));
-        from = end > begin ? end : end < e->in.n ? end + tok_utf8_bytes(e->in.p[end]) : end + 1;
     }
     return run_copy(e);
 }

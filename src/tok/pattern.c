@@ -34,26 +34,43 @@ void tok_pattern_free(struct tok_pattern *p) {
     p->code = NULL;
 }
 
-enum status tok_pattern_next(const struct tok_pattern *p, struct tok_work *w, const char *text, size_t n, size_t from,
-                             bool *found, size_t *begin, size_t *end) {
+static enum status match(const struct tok_scan *s, struct tok_work *w, bool *found) {
+    const struct tok_pattern *p = s->pattern;
     int rc = PCRE2_ERROR_JIT_STACKLIMIT;
     *found = false;
-    if (p->jit) rc = pcre2_jit_match(p->code, (PCRE2_SPTR)text, n, from, 0, w->match, NULL);
+    if (p->jit) rc = pcre2_jit_match(p->code, (PCRE2_SPTR)s->text, s->n, s->from, 0, w->match, NULL);
     if (rc == PCRE2_ERROR_JIT_STACKLIMIT) /* the interpreter keeps its state on the heap */
-        rc = pcre2_match(p->code, (PCRE2_SPTR)text, n, from, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, w->match, NULL);
+        rc =
+            pcre2_match(p->code, (PCRE2_SPTR)s->text, s->n, s->from, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, w->match, NULL);
     if (rc == PCRE2_ERROR_NOMATCH) return TM_OK;
     if (rc < 0) {
         char why[128];
         pcre2_get_error_message(rc, (PCRE2_UCHAR *)why, sizeof why);
-        return TM_FAIL(TM_ERR_DATA, "a pattern of the tokenizer gave up at byte %zu of a piece of %zu bytes: %s", from,
-                       n, why);
+        return TM_FAIL(TM_ERR_DATA, "a pattern of the tokenizer gave up at byte %zu of a piece of %zu bytes: %s",
+                       s->from, s->n, why);
     }
-    const PCRE2_SIZE *o = pcre2_get_ovector_pointer(w->match);
-    if (o[0] < from || o[1] < o[0])
-        return TM_FAIL(TM_ERR_FORMAT, "a pattern of the tokenizer matches backwards at byte %zu", from);
     *found = true;
-    *begin = o[0];
-    *end = o[1];
+    return TM_OK;
+}
+
+enum status tok_scan_next(struct tok_scan *s, struct tok_work *w) {
+    for (s->found = false; s->from <= s->n;) {
+        bool found;
+        TM_TRY(match(s, w, &found));
+        if (!found) break;
+        const PCRE2_SIZE *o = pcre2_get_ovector_pointer(w->match);
+        if (o[0] < s->from || o[1] < o[0])
+            return TM_FAIL(TM_ERR_FORMAT, "a pattern of the tokenizer matches backwards at byte %zu", s->from);
+        if (o[0] == o[1] && s->any && o[1] == s->end) { /* as Oniguruma's iterator: one step on, and again */
+            s->from += s->from < s->n ? tok_utf8_bytes(s->text[s->from]) : 1;
+            continue;
+        }
+        s->begin = o[0];
+        s->from = s->end = o[1];
+        s->found = s->any = true;
+        return TM_OK;
+    }
+    s->begin = s->from = s->n;
     return TM_OK;
 }
 

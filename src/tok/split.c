@@ -70,14 +70,11 @@ static enum status piece(struct cut *c, size_t end, bool match) {
 static enum status run_cut(const struct run *r, size_t k, struct tok_view v) {
     const struct tok_step *step = &r->t->steps[k];
     struct cut c = {.r = r, .k = k, .v = v, .behavior = step->behavior};
-    for (size_t from = 0, at = 0, begin, end; at < v.n;) {
-        bool found = false;
-        if (from <= v.n) TM_TRY(tok_pattern_next(&step->pattern, r->w, v.p, v.n, from, &found, &begin, &end));
-        if (!found) begin = end = v.n;
-        if (begin > at) TM_TRY(piece(&c, begin, step->invert));
-        if (found) TM_TRY(piece(&c, end, !step->invert)); /* an empty match cuts too */
-        at = end;
-        from = end > begin || !found ? end : end < v.n ? end + tok_utf8_bytes(v.p[end]) : end + 1;
+    struct tok_scan scan = {.pattern = &step->pattern, .text = v.p, .n = v.n};
+    for (size_t at = 0; at < v.n; at = scan.found ? scan.end : v.n) {
+        TM_TRY(tok_scan_next(&scan, r->w));
+        if (scan.begin > at) TM_TRY(piece(&c, scan.begin, step->invert));
+        if (scan.found) TM_TRY(piece(&c, scan.end, !step->invert)); /* an empty match cuts too */
     }
     return release(&c);
 }

@@ -61,7 +61,10 @@ static void trim_span(const struct tok_tables *t, const char *text, int32_t id, 
     while (n - 2 * trailing >= 2 && !memcmp(p + n - 2 * trailing - 2, blank, 2)) trailing++;
     if (leading && t->trim_front && (first || span->begin == 0)) leading--;
     for (; leading && span->begin < span->end; leading--) span->begin += tok_utf8_bytes(text[span->begin]);
-    for (; trailing && span->end > span->begin; trailing--) span->end--; /* blanks have one byte */
+    for (; trailing && span->end > span->begin; trailing--) {
+        do span->end--;
+        while (span->end > span->begin && ((unsigned char)text[span->end] & 0xc0) == 0x80);
+    }
 }
 
 static enum status encode(struct tok *t, const char *text, size_t n, struct tok_ids *ids, struct tok_spans *spans) {

@@ -45,7 +45,7 @@ enum tok_flag {
  * Errors: IO; FORMAT (damaged, ids out of range, a merge of unknown tokens); UNSUPPORTED (another kind, named). */
 enum status tok_open(const char *path, struct tok **out);
 void tok_close(struct tok **t); /* NULL is fine; sets *t to NULL */
-/* Another handle on the same tables, for another thread: about 1 MiB. Call it where `t` is not in use; close each handle once, in any
+/* Another handle on the same tables, for another thread: about 4 MiB of scratch. Call it where `t` is not in use; close each handle once, in any
  * order, from one thread at a time. */
 enum status tok_share(struct tok *t, struct tok **out);
 
@@ -81,6 +81,8 @@ int32_t tok_bos(const struct tok *t);
 
 /* The offset of the first byte that is not well-formed UTF-8 (no surrogates, nothing overlong, at most U+10FFFF), or n. */
 size_t tok_utf8_check(const char *text, size_t n);
+/* Append bytes with each maximal ill-formed part replaced by U+FFFD: what encode then takes. */
+enum status tok_utf8_repair(const char *bytes, size_t n, struct str *out);
 
 /* Train a byte-level BPE with GPT-2's word pattern and write it to `path` as a tokenizer.json: ids are the special tokens in the
  * given order, the 256 bytes in the order of their printable stand-ins, then one token per merge, until vocab_size is reached or

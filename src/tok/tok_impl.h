@@ -82,8 +82,6 @@ bool tok_is_white_space(uint32_t c);               /* Unicode White_Space */
 /* Spell bytes in stand-ins; turn a token's spelling into its bytes (all stand-ins -> bytes, else the spelling itself). */
 enum status tok_spell(const char *bytes, size_t n, struct str *out);
 enum status tok_unspell(const char *content, size_t n, struct str *out, bool *all_bytes);
-/* Append bytes with each maximal ill-formed part replaced by U+FFFD. */
-enum status tok_append_lossy(struct str *out, const char *bytes, size_t n);
 
 enum tok_category { UNI_NONE, UNI_MN, UNI_MC_ME, UNI_OTHER };
 enum tok_category tok_category_of(uint32_t c); /* marks, and control, format and private use; else UNI_NONE */
@@ -145,9 +143,16 @@ enum status tok_pattern_compile(const char *pattern, bool literal, const char *w
 /* {"Regex": ...} or {"String": ...}. */
 enum status tok_pattern_read(const json_t *node, const char *where, struct tok_pattern *out);
 void tok_pattern_free(struct tok_pattern *p);
-/* The next match at or behind `from`, maybe empty; *found false when there is none. */
-enum status tok_pattern_next(const struct tok_pattern *p, struct tok_work *w, const char *text, size_t n, size_t from,
-                             bool *found, size_t *begin, size_t *end);
+/* All matches in a text, from front to back: zero-initialise but for the first members. */
+struct tok_scan {
+    const struct tok_pattern *pattern;
+    const char *text;
+    size_t n;
+    size_t from, begin, end; /* where to look next; the match */
+    bool found, any;         /* there is a match; there was one */
+};
+/* Look for the next match; `found` says whether there is one. An empty match right behind another one is none. */
+enum status tok_scan_next(struct tok_scan *s, struct tok_work *w);
 
 /* --- normalizers (normalize.c, charsmap.c) -------------------------------------------------------------------------------*/
 

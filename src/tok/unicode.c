@@ -74,6 +74,7 @@ static const struct range *range_of(const struct range *table, size_t n, uint32_
 #define RANGE(table, c) range_of(table, COUNT(table), c)
 
 enum tok_category tok_category_of(uint32_t c) {
+    if (c >= 0x20 && c < 0x7f) return UNI_NONE;
     const struct range *r = RANGE(categories, c);
     return r ? (enum tok_category)r->value : UNI_NONE;
 }
