@@ -105,7 +105,7 @@ enum status tok_read_precompiled(const json_t *node, const char *where, struct t
     uint32_t bits = 0;
     int nbits = 0;
     TM_TRY(json_get_str(node, "precompiled_charsmap", where, "", &text));
-    TM_TRY(tok_norm_add(t, &step));
+    TM_TRY(tok_norm_add(t, where, &step));
     step->run = run;
     TM_TRY(tok_pattern_compile("\\X", false, where, &step->pattern));
     for (size_t i = 0; text[i] && text[i] != '=' && st == TM_OK; i++) {

@@ -30,9 +30,9 @@ static void clear(struct tok_chain *c) {
     c->n = 0;
 }
 
-enum status tok_decoder_add(struct tok_tables *t, struct tok_decoder **out) {
+static enum status decoder_add(struct tok_tables *t, const char *where, struct tok_decoder **out) {
     if (t->ndecoders == MAX_DECODERS)
-        return TM_FAIL(TM_ERR_UNSUPPORTED, "decoder has more than %d steps", MAX_DECODERS);
+        return TM_FAIL(TM_ERR_UNSUPPORTED, "%s: decoder has more than %d steps", where, MAX_DECODERS);
     TM_TRY(mem_grow(&t->decoders, &t->cap_decoders, t->ndecoders + 1, sizeof *t->decoders));
     *out = &t->decoders[t->ndecoders++];
     return TM_OK;
@@ -243,9 +243,9 @@ typedef enum status run_fn(const struct tok_decoder *, const struct tok_chain *,
 static enum status add(struct tok_tables *t, run_fn *run, const json_t *node, const char *key, const char *absent,
                        const char *where, struct tok_decoder **out) {
     const char *text = "";
-    struct tok_decoder *step;
+    struct tok_decoder *step = NULL;
     if (key) TM_TRY(json_get_str(node, key, where, absent, &text));
-    TM_TRY(tok_decoder_add(t, &step));
+    TM_TRY(decoder_add(t, where, &step));
     step->run = run;
     if (out) *out = step;
     TM_TRY(mem_alloc(&step->text, strlen(text) + 1, 1));

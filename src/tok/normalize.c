@@ -6,8 +6,9 @@
 
 enum { MAX_NORMS = 32 };
 
-enum status tok_norm_add(struct tok_tables *t, struct tok_norm **out) {
-    if (t->nnorms == MAX_NORMS) return TM_FAIL(TM_ERR_UNSUPPORTED, "normalizer has more than %d steps", MAX_NORMS);
+enum status tok_norm_add(struct tok_tables *t, const char *where, struct tok_norm **out) {
+    if (t->nnorms == MAX_NORMS)
+        return TM_FAIL(TM_ERR_UNSUPPORTED, "%s: normalizer has more than %d steps", where, MAX_NORMS);
     TM_TRY(mem_grow(&t->norms, &t->cap_norms, t->nnorms + 1, sizeof *t->norms));
     *out = &t->norms[t->nnorms++];
     return TM_OK;
@@ -30,10 +31,10 @@ enum status tok_normalize(const struct tok_tables *t, struct tok_work *w, struct
     return TM_OK;
 }
 
-static enum status add(struct tok_tables *t,
+static enum status add(struct tok_tables *t, const char *where,
                        enum status (*run)(const struct tok_norm *, struct tok_work *, struct tok_edit *)) {
     struct tok_norm *step;
-    TM_TRY(tok_norm_add(t, &step));
+    TM_TRY(tok_norm_add(t, where, &step));
     step->run = run;
     return TM_OK;
 }
@@ -150,14 +151,14 @@ enum status tok_read_bert(const json_t *node, const char *where, struct tok_tabl
     TM_TRY(json_get_bool(node, "handle_chinese_chars", where, true, &chinese));
     TM_TRY(json_get_bool(node, "lowercase", where, true, &lower));
     TM_TRY(json_get_bool(node, "strip_accents", where, lower, &accents));
-    if (clean) TM_TRY(add(t, run_clean));
-    if (chinese) TM_TRY(add(t, run_chinese));
+    if (clean) TM_TRY(add(t, where, run_clean));
+    if (chinese) TM_TRY(add(t, where, run_chinese));
     if (accents) {
-        TM_TRY(tok_norm_add(t, &step));
+        TM_TRY(tok_norm_add(t, where, &step));
         step->run = run_form;
-        TM_TRY(add(t, run_strip_nonspacing));
+        TM_TRY(add(t, where, run_strip_nonspacing));
     }
-    return lower ? add(t, run_lowercase) : TM_OK;
+    return lower ? add(t, where, run_lowercase) : TM_OK;
 }
 
 /* --- Prepend, Replace, Strip ---------------------------------------------------------------------------------------------------*/
@@ -205,7 +206,7 @@ enum status tok_read_prepend(const json_t *node, const char *where, struct tok_t
     const char *text;
     struct tok_norm *step;
     TM_TRY(json_get_str(node, "prepend", where, "", &text));
-    TM_TRY(tok_norm_add(t, &step));
+    TM_TRY(tok_norm_add(t, where, &step));
     step->run = run_prepend;
     return keep_text(text, step);
 }
@@ -214,7 +215,7 @@ enum status tok_read_replace(const json_t *node, const char *where, struct tok_t
     const char *text;
     struct tok_norm *step;
     TM_TRY(json_get_str(node, "content", where, "", &text));
-    TM_TRY(tok_norm_add(t, &step));
+    TM_TRY(tok_norm_add(t, where, &step));
     step->run = run_replace;
     TM_TRY(tok_pattern_read(node, where, &step->pattern));
     return keep_text(text, step);
@@ -222,7 +223,7 @@ enum status tok_read_replace(const json_t *node, const char *where, struct tok_t
 
 enum status tok_read_strip(const json_t *node, const char *where, struct tok_tables *t) {
     struct tok_norm *step;
-    TM_TRY(tok_norm_add(t, &step));
+    TM_TRY(tok_norm_add(t, where, &step));
     step->run = run_strip;
     TM_TRY(json_get_bool(node, "strip_left", where, true, &step->a));
     return json_get_bool(node, "strip_right", where, true, &step->b);
@@ -234,7 +235,7 @@ enum status tok_read_form(const json_t *node, const char *where, struct tok_tabl
     const char *type;
     struct tok_norm *step;
     TM_TRY(json_get_str(node, "type", where, "", &type));
-    TM_TRY(tok_norm_add(t, &step));
+    TM_TRY(tok_norm_add(t, where, &step));
     step->run = run_form;
     step->a = strchr(type, 'K');
     step->b = strchr(type, 'C');
@@ -242,16 +243,16 @@ enum status tok_read_form(const json_t *node, const char *where, struct tok_tabl
 }
 
 enum status tok_read_nmt(const json_t *node, const char *where, struct tok_tables *t) {
-    (void)node, (void)where;
-    return add(t, run_nmt);
+    (void)node;
+    return add(t, where, run_nmt);
 }
 enum status tok_read_lowercase(const json_t *node, const char *where, struct tok_tables *t) {
-    (void)node, (void)where;
-    return add(t, run_lowercase);
+    (void)node;
+    return add(t, where, run_lowercase);
 }
 enum status tok_read_strip_accents(const json_t *node, const char *where, struct tok_tables *t) {
-    (void)node, (void)where;
-    return add(t, run_strip_marks);
+    (void)node;
+    return add(t, where, run_strip_marks);
 }
 
 /* --- SentencePiece's own normalizer ------------------------------------------------------------------------------------------*/

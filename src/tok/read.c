@@ -29,10 +29,11 @@ static const struct {
 
 /* --- vocabulary -----------------------------------------------------------------------------------------------------------*/
 
-enum status tok_vocab_add(struct tok_tables *t, const char *spelling, size_t n, int32_t id) {
+enum status tok_vocab_add(struct tok_tables *t, const char *where, const char *spelling, size_t n, int32_t id) {
     int32_t known = tok_map_get(&t->vocab, spelling, n);
     if (known >= 0)
-        return TM_FAIL(TM_ERR_FORMAT, "tokens %d and %d are both \"%.*s\"", (int)known, (int)id, (int)n, spelling);
+        return TM_FAIL(TM_ERR_FORMAT, "%s: tokens %d and %d are both \"%.*s\"", where, (int)known, (int)id, (int)n,
+                       spelling);
     return tok_map_add(&t->vocab, spelling, n, id);
 }
 
@@ -46,7 +47,7 @@ enum status tok_read_vocab_object(const json_t *model, const char *where, struct
         if (id < 0 || id > TOK_MAX_ID)
             return TM_FAIL(TM_ERR_FORMAT, "%s: model.vocab[\"%s\"] is not an id from 0 to %d", where, content,
                            TOK_MAX_ID);
-        TM_TRY(tok_vocab_add(t, content, strlen(content), (int32_t)id));
+        TM_TRY(tok_vocab_add(t, where, content, strlen(content), (int32_t)id));
     }
     return TM_OK;
 }
@@ -130,9 +131,9 @@ static enum status unknown_kind(enum tok_stage stage, const char *type, const ch
     size_t n = 0;
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
         if (kinds[i].stage == stage && n < sizeof list)
-            n += (size_t)snprintf(list + n, sizeof list - n, "%s, ", kinds[i].type);
+            n += (size_t)snprintf(list + n, sizeof list - n, "%s%s", n ? ", " : "", kinds[i].type);
     return TM_FAIL(TM_ERR_UNSUPPORTED, "%s: %s %s: expected one of %s%s", where, stages[stage].key, type, list,
-                   stages[stage].members ? "or a Sequence of them" : "no other");
+                   stages[stage].members ? " or a Sequence of them" : "");
 }
 
 static enum status read_stage(struct tok_tables *t, enum tok_stage stage, const json_t *node, const char *where,

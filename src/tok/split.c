@@ -11,9 +11,9 @@ const char tok_gpt2_pattern[] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[
 #define WHITE \
     "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
 
-enum status tok_step_add(struct tok_tables *t, struct tok_step **out) {
+enum status tok_step_add(struct tok_tables *t, const char *where, struct tok_step **out) {
     if (t->nsteps == TOK_MAX_STEPS)
-        return TM_FAIL(TM_ERR_UNSUPPORTED, "pre_tokenizer has more than %d steps", TOK_MAX_STEPS);
+        return TM_FAIL(TM_ERR_UNSUPPORTED, "%s: pre_tokenizer has more than %d steps", where, TOK_MAX_STEPS);
     TM_TRY(mem_grow(&t->steps, &t->cap_steps, t->nsteps + 1, sizeof *t->steps));
     *out = &t->steps[t->nsteps++];
     return TM_OK;
@@ -22,7 +22,7 @@ enum status tok_step_add(struct tok_tables *t, struct tok_step **out) {
 enum status tok_split_add(struct tok_tables *t, const char *pattern, bool literal, enum tok_behavior behavior,
                           bool invert, const char *where) {
     struct tok_step *step;
-    TM_TRY(tok_step_add(t, &step));
+    TM_TRY(tok_step_add(t, where, &step));
     step->behavior = behavior;
     step->invert = invert;
     return tok_pattern_compile(pattern, literal, where, &step->pattern);
@@ -129,7 +129,7 @@ static enum status read_behavior(const json_t *node, const char *absent, const c
 
 enum status tok_read_split(const json_t *node, const char *where, struct tok_tables *t) {
     struct tok_step *step;
-    TM_TRY(tok_step_add(t, &step));
+    TM_TRY(tok_step_add(t, where, &step));
     TM_TRY(json_get_bool(node, "invert", where, false, &step->invert));
     TM_TRY(read_behavior(node, "", where, &step->behavior));
     return tok_pattern_read(node, where, &step->pattern);
@@ -142,7 +142,7 @@ enum status tok_read_byte_level(const json_t *node, const char *where, struct to
     TM_TRY(json_get_bool(node, "use_regex", where, true, &regex));
     t->byte_level = true;
     if (prefix) {
-        TM_TRY(tok_step_add(t, &step));
+        TM_TRY(tok_step_add(t, where, &step));
         step->front[0] = ' ';
     }
     return regex ? tok_split_add(t, tok_gpt2_pattern, false, TOK_ISOLATED, false, where) : TM_OK;
@@ -156,7 +156,7 @@ enum status tok_read_metaspace(const json_t *node, const char *where, struct tok
     TM_TRY(json_get_bool(node, "add_prefix_space", where, true, &prefix)); /* of older files */
     TM_TRY(json_get_str(node, "prepend_scheme", where, prefix ? "always" : "never", &scheme));
     TM_TRY(json_get_bool(node, "split", where, true, &split));
-    TM_TRY(tok_step_add(t, &step));
+    TM_TRY(tok_step_add(t, where, &step));
     step->exchange = true;
     step->first = !strcmp(scheme, "first");
     step->never = !strcmp(scheme, "never");

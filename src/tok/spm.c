@@ -87,7 +87,7 @@ static enum status read_piece(struct tok_tables *t, struct model *model, struct 
             TM_ERR_FORMAT,
             "%s: piece %d of %zu bytes has type %llu, score %g: expected a text in UTF-8, a type from 1 to 6, a number",
             where, (int)p->n, text.n, (unsigned long long)type, (double)score);
-    TM_TRY(tok_vocab_add(t, piece, text.n, p->n));
+    TM_TRY(tok_vocab_add(t, where, piece, text.n, p->n));
     TM_TRY(mem_grow(&p->score, &model->cap_score, (size_t)p->n + 1, sizeof *p->score));
     TM_TRY(mem_grow(&p->type, &model->cap_type, (size_t)p->n + 1, sizeof *p->type));
     p->score[p->n] = score;
@@ -128,7 +128,7 @@ static enum status read_trainer(struct tok_tables *t, struct model *model, const
 /* NormalizerSpec { precompiled_charsmap = 2, add_dummy_prefix = 3, remove_extra_whitespaces = 4, escape_whitespaces = 5 } */
 static enum status read_normalizer(struct tok_tables *t, struct model *model, const char *where, bool *damaged) {
     struct tok_norm *step;
-    TM_TRY(tok_norm_add(t, &step));
+    TM_TRY(tok_norm_add(t, where, &step));
     step->run = tok_norm_sentencepiece;
     step->keep = &t->pieces.user;
     step->a = step->b = step->c = true;

@@ -178,7 +178,7 @@ struct tok_norm {
     struct tok_charsmap map;
     const struct tok_trie *keep; /* texts that SentencePiece's normalizer leaves alone, borrowed */
 };
-enum status tok_norm_add(struct tok_tables *t, struct tok_norm **out);
+enum status tok_norm_add(struct tok_tables *t, const char *where, struct tok_norm **out);
 void tok_norm_free(struct tok_norm *n);
 /* Run all steps; *out is borrowed from w (or is `in`). */
 enum status tok_normalize(const struct tok_tables *t, struct tok_work *w, struct tok_view in, bool align,
@@ -200,7 +200,7 @@ struct tok_step {
 };
 
 extern const char tok_gpt2_pattern[];
-enum status tok_step_add(struct tok_tables *t, struct tok_step **out);
+enum status tok_step_add(struct tok_tables *t, const char *where, struct tok_step **out);
 enum status tok_split_add(struct tok_tables *t, const char *pattern, bool literal, enum tok_behavior behavior,
                           bool invert, const char *where);
 /* The characters of words, \w of Unicode TR18: what single_word looks at. */
@@ -221,7 +221,7 @@ typedef enum status tok_model_fn(const struct tok_tables *t, struct tok_work *w,
 /* Far above any vocabulary in use (262 k); bounds what a hostile id can make us allocate. */
 enum { TOK_MAX_ID = 1 << 24 };
 /* A token of the model; FORMAT when its spelling is there already. (read.c) */
-enum status tok_vocab_add(struct tok_tables *t, const char *spelling, size_t n, int32_t id);
+enum status tok_vocab_add(struct tok_tables *t, const char *where, const char *spelling, size_t n, int32_t id);
 /* {"piece": id, ...} of a model into t->vocab. (read.c) */
 enum status tok_read_vocab_object(const json_t *model, const char *where, struct tok_tables *t);
 struct tok_bpe;
@@ -269,7 +269,6 @@ struct tok_decoder {
     char *text;
     struct tok_pattern pattern;
 };
-enum status tok_decoder_add(struct tok_tables *t, struct tok_decoder **out);
 void tok_decoder_free(struct tok_decoder *d);
 enum status tok_decode_chain(const struct tok_tables *t, const int32_t *ids, size_t n, unsigned flags, struct str *out);
 /* As sentencepiece's own Decode. (spm.c) */

@@ -173,7 +173,7 @@ enum status tok_read_unigram(const json_t *model, const char *where, struct tok_
         double value = json_number_value(score);
         TM_TRY(add_piece(m, json_string_value(piece), length, (int32_t)i, value));
         if (i == 0 || value < m->unknown) m->unknown = value;
-        TM_TRY(tok_vocab_add(t, json_string_value(piece), length, (int32_t)i));
+        TM_TRY(tok_vocab_add(t, where, json_string_value(piece), length, (int32_t)i));
     }
     m->unknown -= unknown_penalty;
     return TM_OK;
