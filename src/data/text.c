@@ -140,7 +140,7 @@ static enum status mend(struct data_text *t, const char **text, size_t *n) {
                        (long long)(t->at + (int64_t)bad), (unsigned)(unsigned char)(*text)[bad]);
     t->damaged++;
     str_clear(&t->mended);
-    if (t->o.utf8 == DATA_UTF8_REPLACE) TM_TRY(tok_append_lossy(&t->mended, *text, *n));
+    if (t->o.utf8 == DATA_UTF8_REPLACE) TM_TRY(tok_utf8_repair(*text, *n, &t->mended));
     *text = t->mended.p;
     *n = t->mended.len;
     return TM_OK;
