@@ -1,4 +1,5 @@
-/* Stage convert: text into token shards, or the training of a tokenizer. Rank 0 works; the others wait in the agreement. */
+/* Stage convert: text into token shards, the training of a tokenizer, or a GGUF model into a Hugging Face directory (convert_gguf.c). Of
+ * text, rank 0 does the work; the others wait in the agreement. */
 #include <stdio.h>
 #include <string.h>
 
@@ -7,6 +8,7 @@
 #include "base/mem.h"
 #include "data/text.h"
 #include "hub/pretty.h"
+#include "stage/convert_gguf.h"
 #include "stage/inputs.h"
 
 static const char END_OF_TEXT[] = "<|endoftext|>";
@@ -103,9 +105,14 @@ static enum status make_shards(struct stage_run *r, const struct deck_stage *s) 
 
 /* A stage that is run again writes the same bytes again; every file appears whole, by a rename. */
 enum status stage_convert_all(struct stage_run *r, const struct deck_stage *s) {
+    bool is_gguf;
+    TM_TRY(stage_input_is_gguf_all(r, s, &is_gguf));
     enum status st = TM_OK;
     par_watchdog_stop(); /* the others wait for as long as the text is long */
-    if (par_rank() == 0) st = s->vocab_size > 0 ? make_tokenizer(r, s) : make_shards(r, s);
+    if (is_gguf)
+        st = stage_convert_gguf_all(r, s);
+    else if (par_rank() == 0)
+        st = s->vocab_size > 0 ? make_tokenizer(r, s) : make_shards(r, s);
     st = par_agree_all(st);
     enum status dog = par_agree_all(par_watchdog_start(r->deck->limits.deadline_s));
     return st == TM_OK ? dog : st;
