@@ -128,8 +128,8 @@ static enum status take_value(struct gguf_cursor *c, struct gguf_value *v) {
     if (v->kind == GGUF_TEXT) return take_text(c, v->key, (size_t)c->g->bytes, &v->text);
     TM_TRY(gguf_take(c, raw, (size_t)gguf_kinds[v->kind].bytes, v->key));
     if (!gguf_number(v->kind, raw, &v->i, &v->f))
-        return TM_FAIL(TM_ERR_FORMAT, "%s: key \"%s\" holds a number that is no %s in use (above 2^63 - 1, or no bool)",
-                       c->g->path, v->key, gguf_kinds[v->kind].name);
+        return TM_FAIL(TM_ERR_FORMAT, "%s: key \"%s\" holds %s that is out of range", c->g->path, v->key,
+                       gguf_kinds[v->kind].name);
     return TM_OK;
 }
 
