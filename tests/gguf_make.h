@@ -5,6 +5,7 @@
 #include "hub_files.h"
 
 static struct str made;
+static uint64_t made_keys, made_tensors; /* since the last head */
 
 static inline void gguf_raw(const void *bytes, size_t n) {
     if (str_append(&made, bytes, n) != TM_OK) exit(1); /* a line of TAP for each number would be too much */
@@ -17,6 +18,7 @@ static inline void gguf_text(const char *s) {
 }
 static inline void gguf_head(uint32_t version, uint64_t tensors, uint64_t keys) {
     str_clear(&made);
+    made_keys = made_tensors = 0;
     gguf_raw("GGUF", 4);
     gguf_u32(version);
     gguf_u64(tensors);
@@ -25,6 +27,7 @@ static inline void gguf_head(uint32_t version, uint64_t tensors, uint64_t keys) 
 /* Value types of the format. */
 enum { MAKE_U8, MAKE_U32 = 4, MAKE_I32, MAKE_F32, MAKE_BOOL, MAKE_TEXT, MAKE_ARRAY, MAKE_U64, MAKE_F64 = 12 };
 static inline void gguf_key(const char *key, uint32_t type) {
+    made_keys++;
     gguf_text(key);
     gguf_u32(type);
 }
@@ -51,6 +54,7 @@ static inline void gguf_key_array(const char *key, uint32_t of, uint64_t n) {
 }
 /* shape: outermost first, as everywhere but in the file */
 static inline void gguf_tensor(const char *name, int rank, const int64_t *shape, uint32_t type, uint64_t offset) {
+    made_tensors++;
     gguf_text(name);
     gguf_u32((uint32_t)rank);
     for (int i = rank - 1; i >= 0; i--) gguf_u64((uint64_t)shape[i]);
@@ -59,6 +63,11 @@ static inline void gguf_tensor(const char *name, int rank, const int64_t *shape,
 }
 static inline void gguf_align(size_t align) {
     while (made.len % align) gguf_raw("", 1);
+}
+/* Write the true numbers of tensors and keys into the head. */
+static inline void gguf_count(void) {
+    memcpy(made.p + 8, &made_tensors, sizeof made_tensors);
+    memcpy(made.p + 16, &made_keys, sizeof made_keys);
 }
 static inline const char *gguf_put(const char *name) {
     must(file_write(in_scratch(name), made.p, made.len));

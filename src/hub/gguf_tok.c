@@ -7,10 +7,7 @@
 #include "hub/gguf_impl.h"
 #include "hub/pretty.h"
 
-/* tokenizer.ggml.token_type */
-enum { NORMAL = 1, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE };
-
-static const struct pre {
+static const struct gguf_pre {
     const char *name, *pattern;
     bool digits, nfc, ignore_merges, bos;
 } pres[] = {
@@ -20,21 +17,11 @@ static const struct pre {
 };
 enum { PRES = sizeof pres / sizeof *pres };
 
-struct vocabulary {
-    const struct hub_gguf_hf *m;
-    const char *path;
-    struct hub_gguf_texts tokens;
-    double *types; /* [tokens.n]; NULL: all are normal */
-    const struct pre *pre;
-};
-
 static enum status no_memory(void) { return TM_FAIL(TM_ERR_MEMORY, "out of memory"); }
-
-static int type_of(const struct vocabulary *v, int64_t id) { return v->types ? (int)v->types[id] : NORMAL; }
 
 /* --- reading --------------------------------------------------------------------------------------------------------------- */
 
-static enum status find_pre(struct vocabulary *v) {
+static enum status find_pre(struct gguf_vocabulary *v) {
     const char *name;
     struct str known = {0};
     TM_TRY(hub_gguf_get_text(v->m->g, "tokenizer.ggml.pre", "", &name));
@@ -50,15 +37,17 @@ static enum status find_pre(struct vocabulary *v) {
     return st;
 }
 
-static enum status read_vocabulary(struct vocabulary *v) {
+static enum status read_vocabulary(struct gguf_vocabulary *v) {
     const struct hub_gguf *g = v->m->g;
     const char *model;
     int64_t n;
     TM_TRY(hub_gguf_get_text(g, "tokenizer.ggml.model", "", &model));
-    if (strcmp(model, "gpt2"))
-        return TM_FAIL(TM_ERR_UNSUPPORTED, "%s: tokenizer \"%s\" is not supported; supported: gpt2 (byte-level BPE)",
-                       v->path, model);
-    TM_TRY(find_pre(v));
+    if (strcmp(model, "gpt2") && strcmp(model, "llama"))
+        return TM_FAIL(
+            TM_ERR_UNSUPPORTED,
+            "%s: tokenizer \"%s\" is not supported; supported: gpt2 (byte-level BPE), llama (SentencePiece BPE)",
+            v->path, model);
+    if (!strcmp(model, "gpt2")) TM_TRY(find_pre(v));
     TM_TRY(hub_gguf_get_texts(g, "tokenizer.ggml.tokens", &v->tokens));
     if (v->tokens.n < 1 || v->tokens.n > v->m->vocab)
         return TM_FAIL(TM_ERR_FORMAT, "%s: tokenizer.ggml.tokens has %lld tokens, the embedding %lld rows", v->path,
@@ -74,11 +63,11 @@ static enum status read_vocabulary(struct vocabulary *v) {
 /* --- tokenizer.json -------------------------------------------------------------------------------------------------------- */
 
 /* {token: id}; unused ids are left out. */
-static enum status make_vocab(const struct vocabulary *v, json_t **out) {
+static enum status make_vocab(const struct gguf_vocabulary *v, json_t **out) {
     json_t *j = *out = json_object();
     for (int64_t i = 0; i < v->tokens.n; i++) {
         const char *token = v->tokens.at[i];
-        if (type_of(v, i) == UNUSED) continue;
+        if (gguf_token_type(v, i) == GGUF_UNUSED) continue;
         if (json_object_get(j, token))
             return TM_FAIL(TM_ERR_FORMAT, "%s: two tokens are \"%s\", one of them number %lld", v->path, token,
                            (long long)i);
@@ -89,21 +78,21 @@ static enum status make_vocab(const struct vocabulary *v, json_t **out) {
 }
 
 /* Control tokens are special: they are never made of text and are left out of what is shown. */
-static enum status make_added(const struct vocabulary *v, json_t **out) {
+static enum status make_added(const struct gguf_vocabulary *v, json_t **out) {
     *out = json_array();
     for (int64_t i = 0; i < v->tokens.n; i++) {
-        int type = type_of(v, i);
-        if (type != CONTROL && type != USER_DEFINED && type != UNKNOWN) continue;
-        json_t *j =
-            json_pack("{s:I, s:s, s:b, s:b, s:b, s:b, s:b}", "id", (json_int_t)i, "content", v->tokens.at[i],
-                      "single_word", 0, "lstrip", 0, "rstrip", 0, "normalized", 0, "special", type != USER_DEFINED);
+        int type = gguf_token_type(v, i);
+        if (type != GGUF_CONTROL && type != GGUF_USER_DEFINED && type != GGUF_UNKNOWN) continue;
+        json_t *j = json_pack("{s:I, s:s, s:b, s:b, s:b, s:b, s:b}", "id", (json_int_t)i, "content", v->tokens.at[i],
+                              "single_word", 0, "lstrip", 0, "rstrip", 0, "normalized", 0, "special",
+                              type != GGUF_USER_DEFINED);
         if (json_array_append_new(*out, j)) return no_memory();
     }
     return TM_OK;
 }
 
 /* [["a", "b"], ...] from "a b": tokens have no blanks, a leading one would be a token of its own. */
-static enum status make_merges(const struct vocabulary *v, json_t **out) {
+static enum status make_merges(const struct gguf_vocabulary *v, json_t **out) {
     struct hub_gguf_texts merges;
     enum status st = hub_gguf_get_texts(v->m->g, "tokenizer.ggml.merges", &merges);
     *out = json_array();
@@ -123,7 +112,7 @@ static json_t *byte_level(bool prefix, bool trim, bool regex) {
                      "use_regex", regex);
 }
 
-static json_t *pre_tokenizer(const struct pre *p) {
+static json_t *pre_tokenizer(const struct gguf_pre *p) {
     json_t *first = NULL;
     if (p->digits) first = json_pack("{s:s, s:b}", "type", "Digits", "individual_digits", 1);
     if (p->pattern)
@@ -139,13 +128,13 @@ struct ends {
     int64_t id[2];
 };
 
-static enum status read_ends(const struct vocabulary *v, struct ends *out) {
+static enum status read_ends(const struct gguf_vocabulary *v, struct ends *out) {
     static const char *const keys[] = {"tokenizer.ggml.add_bos_token", "tokenizer.ggml.add_eos_token"};
     static const char *const what[] = {"bos", "eos"};
     for (int k = 0; k < 2; k++) {
         bool add;
         out->token[k] = NULL;
-        TM_TRY(hub_gguf_get_bool(v->m->g, keys[k], k == 0 && v->pre->bos, &add));
+        TM_TRY(hub_gguf_get_bool(v->m->g, keys[k], k == 0 && (!v->pre || v->pre->bos), &add));
         TM_TRY(gguf_token_id(v->m, what[k], &out->id[k]));
         if (add && out->id[k] >= 0 && out->id[k] < v->tokens.n) out->token[k] = v->tokens.at[out->id[k]];
     }
@@ -164,7 +153,7 @@ static json_t *template(const struct ends *e, int sequences) {
     return list;
 }
 
-static enum status post_processor(const struct vocabulary *v, json_t **out) {
+static enum status post_processor(const struct gguf_vocabulary *v, json_t **out) {
     struct ends e;
     json_t *table = json_object();
     enum status st = read_ends(v, &e);
@@ -183,35 +172,65 @@ static enum status post_processor(const struct vocabulary *v, json_t **out) {
     return st == TM_OK && !*out ? no_memory() : st;
 }
 
-static enum status make_tokenizer(const struct vocabulary *v, json_t **out) {
-    json_t *vocab = NULL, *merges = NULL, *added = NULL, *post = NULL;
+/* The stages that are not the same for both kinds of BPE. */
+static enum status make_stages(const struct gguf_vocabulary *v, json_t *root) {
+    bool prefix;
+    int rc;
+    TM_TRY(hub_gguf_get_bool(v->m->g, "tokenizer.ggml.add_space_prefix", true, &prefix));
+    if (v->pre) {
+        rc = json_object_set_new(root, "normalizer", v->pre->nfc ? json_pack("{s:s}", "type", "NFC") : json_null());
+        rc |= json_object_set_new(root, "pre_tokenizer", pre_tokenizer(v->pre));
+        rc |= json_object_set_new(root, "decoder", byte_level(true, true, true));
+    } else {
+        rc = json_object_set_new(root, "normalizer", gguf_spm_normalizer(prefix));
+        rc |= json_object_set_new(root, "pre_tokenizer", json_null());
+        rc |= json_object_set_new(root, "decoder", gguf_spm_decoder(prefix));
+    }
+    return rc ? no_memory() : TM_OK;
+}
+
+static enum status make_model(const struct gguf_vocabulary *v, json_t **out) {
+    json_t *vocab = NULL, *merges = NULL;
+    int64_t unknown;
+    const char *unk = NULL;
     *out = NULL;
-    enum status st = make_vocab(v, &vocab);
-    if (st == TM_OK) st = make_merges(v, &merges);
-    if (st == TM_OK) st = make_added(v, &added);
-    if (st == TM_OK) st = post_processor(v, &post);
+    enum status st = gguf_token_id(v->m, "unknown", &unknown);
+    if (!v->pre) unk = v->tokens.at[unknown >= 0 && unknown < v->tokens.n ? unknown : 0];
+    if (st == TM_OK) st = make_vocab(v, &vocab);
+    if (st == TM_OK) st = v->pre ? make_merges(v, &merges) : gguf_spm_merges(v, vocab, &merges);
     if (st == TM_OK) {
-        *out =
-            json_pack("{s:s, s:n, s:n, s:O, s:o, s:o, s:O, s:o, s:{s:s, s:n, s:n, s:n, s:n, s:b, s:b, s:b, s:O, s:O}}",
-                      "version", "1.0", "truncation", "padding", "added_tokens", added, "normalizer",
-                      v->pre->nfc ? json_pack("{s:s}", "type", "NFC") : json_null(), "pre_tokenizer",
-                      pre_tokenizer(v->pre), "post_processor", post, "decoder", byte_level(true, true, true), "model",
-                      "type", "BPE", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix",
-                      "fuse_unk", 0, "byte_fallback", 0, "ignore_merges", v->pre->ignore_merges, "vocab", vocab,
-                      "merges", merges);
+        *out = json_pack("{s:s, s:n, s:s?, s:n, s:n, s:b, s:b, s:b, s:O, s:O}", "type", "BPE", "dropout", "unk_token",
+                         unk, "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", !v->pre, "byte_fallback",
+                         !v->pre, "ignore_merges", v->pre && v->pre->ignore_merges, "vocab", vocab, "merges", merges);
         if (!*out) st = no_memory();
     }
     json_decref(vocab);
     json_decref(merges);
+    return st;
+}
+
+/* Members in the order in which Hugging Face writes them. */
+static enum status make_tokenizer(const struct gguf_vocabulary *v, json_t **out) {
+    json_t *added = NULL, *post = NULL, *model = NULL;
+    *out = json_pack("{s:s, s:n, s:n, s:n, s:n, s:n, s:n, s:n, s:n}", "version", "1.0", "truncation", "padding",
+                     "added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder", "model");
+    enum status st = *out ? make_added(v, &added) : no_memory();
+    if (st == TM_OK) st = post_processor(v, &post);
+    if (st == TM_OK) st = make_model(v, &model);
+    if (st == TM_OK) st = make_stages(v, *out);
+    if (st == TM_OK && (json_object_set(*out, "added_tokens", added) || json_object_set(*out, "post_processor", post) ||
+                        json_object_set(*out, "model", model)))
+        st = no_memory();
     json_decref(added);
     json_decref(post);
+    json_decref(model);
     return st;
 }
 
 /* --- the files beside it --------------------------------------------------------------------------------------------------- */
 
 /* {"bos_token": ...}: the tokens that have a role. */
-static enum status make_roles(const struct vocabulary *v, json_t **out) {
+static enum status make_roles(const struct gguf_vocabulary *v, json_t **out) {
     static const char *const roles[][2] = {{"bos", "bos_token"},
                                            {"eos", "eos_token"},
                                            {"unknown", "unk_token"},
@@ -226,7 +245,7 @@ static enum status make_roles(const struct vocabulary *v, json_t **out) {
     return TM_OK;
 }
 
-static enum status make_tokenizer_config(const struct vocabulary *v, json_t *roles, json_t **out) {
+static enum status make_tokenizer_config(const struct gguf_vocabulary *v, json_t *roles, json_t **out) {
     const char *template;
     TM_TRY(hub_gguf_get_text(v->m->g, "tokenizer.chat_template", NULL, &template));
     *out = json_pack("{s:s}", "tokenizer_class", "PreTrainedTokenizerFast");
@@ -245,7 +264,7 @@ static enum status write(const char *dir, const char *name, json_t *j) {
     return hub_write_json(path, j, 2);
 }
 
-static enum status write_all_three(const struct vocabulary *v, const char *dir) {
+static enum status write_all_three(const struct gguf_vocabulary *v, const char *dir) {
     json_t *tokenizer = NULL, *roles = NULL, *config = NULL;
     enum status st = make_tokenizer(v, &tokenizer);
     if (st == TM_OK) st = make_roles(v, &roles);
@@ -260,7 +279,7 @@ static enum status write_all_three(const struct vocabulary *v, const char *dir) 
 }
 
 enum status hub_gguf_write_tokenizer(const struct hub_gguf_hf *m, const char *dir) {
-    struct vocabulary v = {.m = m, .path = hub_gguf_path(m->g)};
+    struct gguf_vocabulary v = {.m = m, .path = hub_gguf_path(m->g)};
     enum status st = read_vocabulary(&v);
     if (st == TM_OK) st = write_all_three(&v, dir);
     hub_gguf_texts_free(&v.tokens);
