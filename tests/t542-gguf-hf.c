@@ -154,6 +154,7 @@ static const char *make(struct made_model o) {
     if (o.bias) one(&o, "blk.0.attn_q.bias", 1, HEADS * DIM, 1);
     if (o.bias) one(&o, "blk.0.attn_k.bias", 1, KV * DIM, 1);
     if (o.bias) one(&o, "blk.0.attn_v.bias", 1, KV * DIM, 1);
+    if (o.bias && !o.arch) one(&o, "blk.0.attn_output.bias", 1, HIDDEN, 1);
     one(&o, "blk.0.ffn_norm.weight", 1, HIDDEN, 1);
     one(&o, "blk.0.ffn_gate.weight", 2, FFN, HIDDEN);
     one(&o, "blk.0.ffn_up.weight", 2, FFN, HIDDEN);
@@ -204,6 +205,11 @@ static void architectures(void) {
                   "tensor \"blk.0.ffn_gate_inp.weight\" has no place in a llama model");
     model_refused((struct made_model){.q_rows = 40}, TM_ERR_SHAPE,
                   "tensor \"blk.0.attn_q.weight\" has 40 rows, expected 4 heads of 8");
+    model_refused((struct made_model){.arch = "qwen2"}, TM_ERR_UNSUPPORTED, "layers without attn_q.bias");
+    model_refused((struct made_model){.arch = "qwen3"}, TM_ERR_UNSUPPORTED, "layers without attn_q_norm.weight");
+    model_refused((struct made_model){.bias = true, .drop = "blk.0.attn_output.bias"}, TM_ERR_UNSUPPORTED,
+                  "layers with attn_q.bias: no llama model is so");
+    model_refused((struct made_model){.extra = "blk.0.ffn_up.bias"}, TM_ERR_UNSUPPORTED, "layers with ffn_up.bias");
     /* qwen2 has biases, and its rows stay where they are */
     must(open_made((struct made_model){.arch = "qwen2", .bias = true}, &x));
     is_int(x.m->n, 14, "tensors of a qwen2 layer and a tied head");

@@ -13,7 +13,7 @@
 enum { LAYERS_MAX = 1 << 14, NAME_BYTES = 96, CHUNK_ELEMS = 1 << 18 };
 
 const struct gguf_arch gguf_archs[] = {
-#define ARCH(name, type, class, pairs) {#name, type, class, pairs},
+#define ARCH(name, type, class, pairs, biases, norm) {#name, type, class, pairs, biases, norm},
 #include "hub/gguf_arch.def"
 #undef ARCH
 };
@@ -154,6 +154,29 @@ static enum status check_all_taken(const struct hub_gguf_hf *m) {
                    first[i].name, gguf_archs[m->arch].type);
 }
 
+/* Optional tensors that the family's config.json cannot say would be left out of the forward pass without a word. */
+static enum status check_optional(const struct hub_gguf_hf *m) {
+    static const char *const names[] = {"attn_q.bias",      "attn_k.bias",        "attn_v.bias",
+                                        "attn_output.bias", "ffn_gate.bias",      "ffn_up.bias",
+                                        "ffn_down.bias",    "attn_q_norm.weight", "attn_k_norm.weight"};
+    enum { O_BIAS = 3, DOWN_BIAS = 6, N = sizeof names / sizeof *names };
+    const struct gguf_arch *a = &gguf_archs[m->arch];
+    bool there[N];
+    for (int i = 0; i < N; i++) {
+        char name[NAME_BYTES];
+        spell(name, LAYER, "blk.", 0, names[i]);
+        there[i] = hub_gguf_find(m->g, name) != NULL;
+    }
+    for (int i = 0; i < N; i++) {
+        bool want = i > DOWN_BIAS ? a->qk_norm : i > O_BIAS ? there[DOWN_BIAS] : there[O_BIAS];
+        if (a->biases == QKV && i <= O_BIAS) want = i < O_BIAS;
+        if (there[i] != want)
+            return TM_FAIL(TM_ERR_UNSUPPORTED, "%s: layers %s %s: no %s model is so", hub_gguf_path(m->g),
+                           want ? "without" : "with", names[i], a->type);
+    }
+    return TM_OK;
+}
+
 static enum status read_tensors(struct hub_gguf_hf *m, enum dtype dtype) {
     size_t most = (size_t)size_min(NAMES * m->layers, hub_gguf_count(m->g)) + 1;
     TM_TRY(mem_alloc(&m->tensors, most, sizeof *m->tensors));
@@ -163,6 +186,7 @@ static enum status read_tensors(struct hub_gguf_hf *m, enum dtype dtype) {
         for (int64_t layer = 0; layer < (rows_of_names[row].place == LAYER ? m->layers : 1); layer++)
             TM_TRY(add_tensor(m, row, layer, dtype));
     TM_TRY(check_all_taken(m));
+    TM_TRY(check_optional(m));
     const struct hub_gguf_tensor *embed = hub_gguf_find(m->g, "token_embd.weight");
     m->vocab = embed->shape[0];
     m->tied = !hub_gguf_find(m->g, "output.weight");

@@ -8,9 +8,12 @@
 
 enum { GGUF_KEY_BYTES = 128 };
 
+enum gguf_biases { ALL, QKV };
 struct gguf_arch {
     const char *name, *type, *class;
     bool pairs;
+    enum gguf_biases biases;
+    bool qk_norm;
 };
 extern const struct gguf_arch gguf_archs[];
 
