@@ -1,4 +1,5 @@
-/* Stage convert: text into token shards, all ranks together; or the training of a tokenizer, by rank 0 alone. */
+/* Stage convert: text into token shards, all ranks together; the training of a tokenizer, by rank 0 alone; or a GGUF model into a Hugging
+ * Face directory (convert_gguf.c). */
 #include <stdio.h>
 #include <string.h>
 
@@ -9,6 +10,7 @@
 #include "base/size.h"
 #include "data/convert.h"
 #include "hub/pretty.h"
+#include "stage/convert_gguf.h"
 #include "stage/inputs.h"
 #include "stage/progress.h"
 
@@ -155,5 +157,11 @@ static enum status make_shards_all(struct stage_run *r, const struct deck_stage 
 
 /* A stage that is run again writes the same bytes again; every file appears whole, by a rename. */
 enum status stage_convert_all(struct stage_run *r, const struct deck_stage *s) {
-    return s->vocab_size > 0 ? make_tokenizer_all(r, s) : make_shards_all(r, s);
+    bool is_gguf;
+    TM_TRY(stage_input_is_gguf_all(r, s, &is_gguf));
+    if (!is_gguf) return s->vocab_size > 0 ? make_tokenizer_all(r, s) : make_shards_all(r, s);
+    par_watchdog_stop(); /* a rank waits for as long as another one's files are long */
+    enum status st = par_agree_all(stage_convert_gguf_all(r, s));
+    enum status dog = par_agree_all(par_watchdog_start(r->deck->limits.deadline_s));
+    return st == TM_OK ? dog : st;
 }
