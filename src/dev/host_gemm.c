@@ -141,7 +141,7 @@ static void split(const struct gemm_kernel *kn, int most, const struct gemm_args
 /* The scratch of a thread as kernel kn uses it. */
 static struct gemm_work work_of(const struct gemm_kernel *kn, struct gemm_work w) {
     w.rows_a = kn->element == 4 ? GEMM_MA : RESIDENT;
-    w.kc = kn->kc;
+    w.kc = kn->kc_tree;
     w.nb = kn->nb;
     w.elements_b = WORK_B / kn->element;
     return w;

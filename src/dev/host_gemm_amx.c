@@ -1,7 +1,8 @@
 /* The bf16 GEMM kernel for AMX: tiles of 32 x 32, a block of 32 k is four tdpbf16ps; packing rounds fp32 to bf16.
  *
  * tdpbf16ps adds to each element of C the sum of two chains of fp32 fma from +0, over the even and over the odd k of the block (Intel SDM;
- * tests/t220 compares it with the definition). Packed A is [row][k]; a panel of B is [k / 2][32 columns][2]. */
+ * tests/t220 compares it with the definition). Packed so that a tile is 1 KiB in one piece: a panel of A is [k / 32][32 rows][32 k], one of B
+ * [k / 32][2][16 pairs of k][16 columns][2]. */
 #include "dev/host_gemm_kernel.h"
 
 #if defined(__x86_64__) && defined(__linux__)
@@ -17,36 +18,44 @@
 #define AMX    __attribute__((target("amx-tile,amx-bf16,avx512f,avx512bw,avx512vl,avx512bf16")))
 #define INLINE static inline __attribute__((always_inline)) AMX
 
-enum { MR = 32, NR = 32, HALF = 16, KC = 1536, NB = 1536, LDA = KC + 32, SUMS = MR * NR };
+enum { MR = 32, NR = 32, HALF = 16, CHAIN = 640, KC = 1536, NB = 1536, SUMS = MR * NR };
 
 /* --- packing ------------------------------------------------------------------------------------------------------------ */
 INLINE __mmask16 lanes(int64_t n) { return n >= 16 ? 0xffff : n <= 0 ? 0 : (__mmask16)((1u << n) - 1); }
 INLINE __m512i round32(__m512 lo, __m512 hi) { return (__m512i)_mm512_cvtne2ps_pbh(hi, lo); }
 
-/* n elements, rounded. */
-static AMX void round_row(const float *src, int64_t n, uint16_t *dst) {
-    int64_t i = 0;
-    for (; i + 32 <= n; i += 32)
-        _mm512_storeu_si512(dst + i, round32(_mm512_loadu_ps(src + i), _mm512_loadu_ps(src + i + 16)));
-    for (; i < n; i += 16) {
-        const __mmask16 m = lanes(n - i);
-        _mm256_mask_storeu_epi16(dst + i, m, (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(m, src + i)));
-    }
+/* n <= 32 elements, rounded. */
+INLINE void round_some(const float *src, int64_t n, uint16_t *dst) {
+    const __m512i v = round32(_mm512_maskz_loadu_ps(lanes(n), src), _mm512_maskz_loadu_ps(lanes(n - 16), src + 16));
+    _mm512_mask_storeu_epi16(dst, n < 32 ? (__mmask32)((1u << n) - 1) : 0xffffffffu, v);
 }
 
-/* A factor whose rows lie along k: row r of `rows` from row `from`, [row][ldd]. Zeros where no piece is. */
+/* n elements of a row, to packed k = `at` of a row whose blocks lie ldb apart. */
+static AMX void round_row(const float *src, int64_t n, int64_t at, uint16_t *dst, int64_t ldb) {
+    const int64_t head = size_min(n, -at & (GEMM_BLOCK - 1)); /* up to the next block */
+    dst += at / GEMM_BLOCK * ldb;
+    if (head) {
+        round_some(src, head, dst + at % GEMM_BLOCK);
+        dst += ldb;
+    }
+    int64_t i = head;
+    for (; i + GEMM_BLOCK <= n; i += GEMM_BLOCK, dst += ldb)
+        _mm512_storeu_si512(dst, round32(_mm512_loadu_ps(src + i), _mm512_loadu_ps(src + i + 16)));
+    if (i < n) round_some(src + i, n - i, dst);
+}
+
+/* A factor whose rows lie along k: `rows` rows from row `from`, [k / 32][ldb / 32 rows][32]. Zeros where no piece is. */
 static void round_rows(const struct gemm_superblock *s, const struct gemm_args *a, bool is_b, int64_t from,
-                       int64_t rows, uint16_t *dst, int64_t ldd) {
+                       int64_t rows, uint16_t *dst, int64_t ldb) {
     int covered = 0;
     for (int i = 0; i < s->pieces; i++) covered += s->piece[i].len;
-    for (int64_t r = 0; r < rows; r++, dst += ldd) {
-        if (covered < s->len) memset(dst, 0, (size_t)s->len * sizeof *dst);
+    if (covered < s->len) memset(dst, 0, (size_t)(s->len / GEMM_BLOCK * ldb) * sizeof *dst);
+    for (int64_t r = 0; r < rows; r++, dst += GEMM_BLOCK)
         for (int i = 0; i < s->pieces; i++) {
             const struct gemm_term *t = &a->term[s->piece[i].term];
             const float *src = is_b ? gemm_host(t->b) + (from + r) * t->ldb : gemm_host(t->a) + (from + r) * t->lda;
-            round_row(src + s->piece[i].k, s->piece[i].len, dst + s->piece[i].at);
+            round_row(src + s->piece[i].k, s->piece[i].len, s->piece[i].at, dst, ldb);
         }
-    }
 }
 
 /* A factor whose rows are k: where row k (packed) begins, at element `from`; NULL where no piece is. */
@@ -98,39 +107,41 @@ INLINE void transpose16(__m512i v[16]) {
 }
 
 static AMX void pack_a(const struct gemm_kernel *kn, const struct gemm_args *a, const struct gemm_superblock *s,
-                       int64_t m, int64_t rows, void *dst) {
+                       int64_t m, int64_t rows, void *panels) {
     const float *row[KC];
     (void)kn;
-    if (a->layout != GEMM_TN) {
-        round_rows(s, a, false, m, rows, dst, LDA);
-        return;
-    }
-    k_rows(s, a, false, m, row);
-    for (int k = 0; k < s->len; k += GEMM_BLOCK)
-        for (int64_t r = 0; r < rows; r += HALF) {
-            __m512i v[HALF];
-            uint16_t *to = (uint16_t *)dst + r * LDA + k;
-            const __mmask16 here = lanes(rows - r);
-            for (int p = 0; p < HALF; p++) v[p] = pairs(row[k + 2 * p], row[k + 2 * p + 1], r, here);
-            transpose16(v);
-            for (int i = 0; i < HALF && i < rows - r; i++) _mm512_storeu_si512(to + i * LDA, v[i]);
+    if (a->layout == GEMM_TN) k_rows(s, a, false, m, row);
+    for (int64_t r = 0; r < rows; r += MR) {
+        uint16_t *to = (uint16_t *)panels + r * KC;
+        if (a->layout != GEMM_TN) {
+            round_rows(s, a, false, m + r, size_min(MR, rows - r), to, MR * GEMM_BLOCK);
+            continue;
         }
+        for (int k = 0; k < s->len; k += GEMM_BLOCK)
+            for (int64_t h = r; h < r + MR; h += HALF, to += HALF * GEMM_BLOCK) {
+                __m512i v[HALF];
+                const __mmask16 here = lanes(rows - h);
+                for (int p = 0; p < HALF; p++) v[p] = pairs(row[k + 2 * p], row[k + 2 * p + 1], h, here);
+                transpose16(v);
+                for (int i = 0; i < HALF; i++) _mm512_storeu_si512(to + i * GEMM_BLOCK, v[i]);
+            }
+    }
 }
 
 /* Columns of B as rows of bf16, then pairs of k across 16 columns. */
 static AMX void pack_b_rows(const struct gemm_args *a, const struct gemm_superblock *s, int64_t n0, int64_t n1,
                             uint16_t *dst) {
-    _Alignas(64) uint16_t row[HALF * LDA];
+    _Alignas(64) uint16_t row[HALF * KC];
     for (int64_t n = n0; n < size_ceil_div(n1 - n0, NR) * NR + n0; n += HALF) {
         const int64_t here = size_max(0, size_min(HALF, n1 - n));
-        uint16_t *to = dst + (n - n0) / NR * NR * s->len + (n - n0) % NR * 2;
-        round_rows(s, a, true, n, here, row, LDA);
-        memset(row + here * LDA, 0, (size_t)((HALF - here) * LDA) * sizeof *row);
-        for (int k = 0; k < s->len; k += GEMM_BLOCK) {
+        uint16_t *to = dst + (n - n0) / NR * NR * s->len + (n - n0) % NR * GEMM_BLOCK;
+        if (here < HALF) memset(row, 0, sizeof row);
+        round_rows(s, a, true, n, here, row, HALF * GEMM_BLOCK);
+        for (int k = 0; k < s->len; k += GEMM_BLOCK, to += NR * GEMM_BLOCK) {
             __m512i v[HALF];
-            for (int i = 0; i < HALF; i++) v[i] = _mm512_load_si512(row + i * LDA + k);
+            for (int i = 0; i < HALF; i++) v[i] = _mm512_load_si512(row + (k / 2 + i) * 2 * HALF);
             transpose16(v);
-            for (int p = 0; p < HALF; p++) _mm512_storeu_si512(to + (k / 2 + p) * 2 * NR, v[p]);
+            for (int p = 0; p < HALF; p++) _mm512_storeu_si512(to + p * 2 * HALF, v[p]);
         }
     }
 }
@@ -145,10 +156,10 @@ static AMX void pack_b(const struct gemm_kernel *kn, const struct gemm_args *a, 
     }
     k_rows(s, a, true, n0, row);
     for (int k = 0; k < s->len; k += 2) { /* across all panels: a long read from each row */
-        uint16_t *to = (uint16_t *)panels + k * NR;
+        uint16_t *to = (uint16_t *)panels + k / GEMM_BLOCK * GEMM_BLOCK * NR + k % GEMM_BLOCK * HALF;
         for (int64_t n = 0; n < n1 - n0; n += NR, to += NR * s->len) {
             _mm512_storeu_si512(to, pairs(row[k], row[k + 1], n, lanes(n1 - n0 - n)));
-            _mm512_storeu_si512(to + NR, pairs(row[k], row[k + 1], n + HALF, lanes(n1 - n0 - n - HALF)));
+            _mm512_storeu_si512(to + HALF * GEMM_BLOCK, pairs(row[k], row[k + 1], n + HALF, lanes(n1 - n0 - n - HALF)));
         }
     }
 }
@@ -168,36 +179,41 @@ static AMX void finish(const struct gemm_tile *t, const struct gemm_step *s, con
         }
 }
 
+/* The tiles of C += A B over the blocks of a step. B streams from L2 past the panel of A, which stays in L1; each of its tiles is free for
+ * two products before it is loaded again. */
+INLINE void blocks(const uint16_t *a, const uint16_t *b, int n) {
+    for (int i = 0; i < n; i++, a += GEMM_BLOCK * MR, b += GEMM_BLOCK * NR) {
+        _tile_stream_loadd(6, b, 64);
+        _tile_loadd(4, a, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_loadd(5, a + HALF * GEMM_BLOCK, 64);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_stream_loadd(7, b + HALF * GEMM_BLOCK, 64);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_dpbf16ps(3, 5, 7);
+    }
+}
+
 /* All 32 x 32, whatever `rows`. */
 static AMX void tile(const struct gemm_tile *t, int rows) {
     _Alignas(64) float sums[SUMS];
     (void)rows;
     for (const struct gemm_step *s = t->step; s < t->step + t->steps; s++) {
-        const int64_t ldc = t->ldc * 4;
+        const int64_t ldc = t->ldc;
         if (s->load) {
-            _tile_loadd(0, t->c, ldc);
-            _tile_loadd(1, t->c + HALF, ldc);
-            _tile_loadd(2, t->c + HALF * t->ldc, ldc);
-            _tile_loadd(3, t->c + HALF * t->ldc + HALF, ldc);
+            _tile_loadd(0, t->c, ldc * 4);
+            _tile_loadd(1, t->c + HALF, ldc * 4);
+            _tile_loadd(2, t->c + HALF * ldc, ldc * 4);
+            _tile_loadd(3, t->c + HALF * ldc + HALF, ldc * 4);
         } else {
             _tile_zero(0);
             _tile_zero(1);
             _tile_zero(2);
             _tile_zero(3);
         }
-        const uint16_t *a = (const uint16_t *)t->a + s->k0, *b = (const uint16_t *)t->b + s->k0 * NR;
-        for (int k = s->k0; k < s->k1; k += GEMM_BLOCK, a += GEMM_BLOCK, b += GEMM_BLOCK * NR) {
-            _tile_loadd(4, a, LDA * 2);
-            _tile_loadd(6, b, NR * 4);
-            _tile_dpbf16ps(0, 4, 6);
-            _tile_loadd(7, b + 2 * HALF, NR * 4);
-            _tile_dpbf16ps(1, 4, 7);
-            _tile_loadd(5, a + HALF * LDA, LDA * 2);
-            _tile_dpbf16ps(2, 5, 6);
-            _tile_dpbf16ps(3, 5, 7);
-        }
+        blocks((const uint16_t *)t->a + s->k0 * MR, (const uint16_t *)t->b + s->k0 * NR, (s->k1 - s->k0) / GEMM_BLOCK);
         float *to = t->c;
-        int64_t ld = t->ldc;
+        int64_t ld = ldc;
         if (s->to != SLOT_C) {
             to = s->to < SLOT_KEPT ? t->slot[0] + s->to * SUMS : t->slot[1] + (s->to - SLOT_KEPT) * SUMS;
             ld = NR;
@@ -206,8 +222,8 @@ static AMX void tile(const struct gemm_tile *t, int rows) {
         float *x = more ? sums : to;
         const int64_t ldx = more ? NR : ld;
         _tile_stored(0, x, ldx * 4);
-        _tile_stored(1, x + HALF, ldx * 4);
         _tile_stored(2, x + HALF * ldx, ldx * 4);
+        _tile_stored(1, x + HALF, ldx * 4);
         _tile_stored(3, x + HALF * ldx + HALF, ldx * 4);
         if (more) finish(t, s, sums, to, ld);
     }
@@ -229,9 +245,10 @@ static const struct gemm_kernel kernel_ = {
     .name = "amx",
     .mr = MR,
     .nr = NR,
-    .kc = KC,
+    .kc = CHAIN,
+    .kc_tree = KC,
     .nb = NB,
-    .lda = LDA,
+    .lda = KC,
     .element = sizeof(uint16_t),
     .block = GEMM_BLOCK,
     .whole = true,

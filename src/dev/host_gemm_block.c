@@ -71,7 +71,7 @@ static void block_empty(const struct gemm_args *a, int64_t m0, int64_t m1, int64
 
 static void block_superblocks(const struct gemm_kernel *kn, const struct gemm_args *a, const struct gemm_plan *p,
                               int64_t m0, int64_t m1, int64_t n0, int64_t n1, const struct gemm_work *w) {
-    const int kc = (int)size_min(p->all, w->kc);
+    const int kc = (int)size_min(p->all, size_min(w->kc, p->leaves > 1 ? kn->kc_tree : kn->kc));
     int64_t nb = size_min(w->nb, w->elements_b / kc / kn->nr * kn->nr), mg = m1 - m0;
     struct gemm_work mine = *w;
     if (p->leaves > 1 && p->all > kc) /* sums wait from one superblock to the next: for so many rows at a time */

@@ -85,7 +85,9 @@ struct gemm_tile {
 struct gemm_kernel {
     const char *name;
     int mr, nr;
-    int kc, nb;  /* most k of a superblock; most columns of a packed B block, a multiple of nr */
+    int kc;      /* most k of a superblock, where the product is one chain: A's panel of a tile stays in L1 or close */
+    int kc_tree; /* and where it is a tree: large enough that most sums wait in L1 */
+    int nb;      /* most columns of a packed B block, a multiple of nr */
     int lda;     /* row distance of packed A, elements */
     int element; /* bytes of a packed element */
     int block;   /* leaves are padded to a multiple of so many k: 1, or GEMM_BLOCK (bf16) */

@@ -156,6 +156,7 @@ static const struct gemm_kernel kernel_ = {
     .mr = MR,
     .nr = NR,
     .kc = GEMM_KC,
+    .kc_tree = GEMM_KC,
     .nb = NB,
     .lda = GEMM_LDA,
     .element = sizeof(float),
