@@ -72,7 +72,7 @@ struct gemm_cursor {
 struct gemm_kernel;
 struct gemm_tile {
     const struct gemm_kernel *kn;
-    const void *a;     /* packed [rows][lda] */
+    const void *a;     /* packed rows */
     const void *b;     /* packed panel of nr columns */
     const float *bias; /* [nr] or NULL */
     float *c;          /* [rows][ldc], nr columns */
@@ -88,7 +88,7 @@ struct gemm_kernel {
     int kc;      /* most k of a superblock, where the product is one chain: A's panel of a tile stays in L1 or close */
     int kc_tree; /* and where it is a tree: large enough that most sums wait in L1 */
     int nb;      /* most columns of a packed B block, a multiple of nr */
-    int lda;     /* row distance of packed A, elements */
+    int lda;     /* elements of packed A a row: panels of mr rows lie mr * lda apart */
     int element; /* bytes of a packed element */
     int block;   /* leaves are padded to a multiple of so many k: 1, or GEMM_BLOCK (bf16) */
     bool whole;  /* tile() writes all mr rows whatever `rows` is, and reads as many of A */
