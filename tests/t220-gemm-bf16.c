@@ -226,12 +226,13 @@ static void test_values(void) {
     static const int64_t k[] = {0, 1};
     static const struct {
         float a, b, want;
-    } rows[] = {{1.00390625f, 1, 1},          /* 1 + 2^-8: a tie, to even */
-                {1.01171875f, 1, 1.015625f},  /* 1 + 3 2^-8: a tie, to even */
-                {1.00390637f, 1, 1.0078125f}, /* just above a tie */
-                {3.4e38f, 1, INFINITY},       /* above the largest bf16 by half a unit and more */
-                {1.1e-38f, 0x1p+60f, 0},      /* a denormal factor */
-                {0x1p-100f, 0x1p-40f, 0},     /* a denormal result */
+    } rows[] = {{1.00390625f, 1, 1},             /* 1 + 2^-8: a tie, to even */
+                {1.01171875f, 1, 1.015625f},     /* 1 + 3 2^-8: a tie, to even */
+                {1.00390637f, 1, 1.0078125f},    /* just above a tie */
+                {3.4e38f, 1, INFINITY},          /* above the largest bf16 by half a unit and more */
+                {1.1e-38f, 0x1p+60f, 0},         /* a denormal factor */
+                {0x1.fffffcp-127f, 0x1p+60f, 0}, /* the largest: zero before it could be rounded up */
+                {0x1p-100f, 0x1p-40f, 0},        /* a denormal result */
                 {INFINITY, 2, INFINITY}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         for (int j = 0; j < KERNELS; j++) {
