@@ -160,11 +160,15 @@ enum status stage_model_tensors(const struct model *m, struct ckpt_tensor **out,
     return TM_OK;
 }
 
-static enum status create(struct stage_run *r, const char *dir, bool training, int64_t max_positions,
-                          struct model **out) {
+static enum status create(struct stage_run *r, const char *dir, const char *compute, bool training,
+                          int64_t max_positions, struct model **out) {
     struct model_config c;
     TM_TRY(model_config_read(dir, &c));
-    struct model_options o = {.dev = r->dev, .grid = &r->grid, .training = training, .max_positions = max_positions};
+    struct model_options o = {.dev = r->dev,
+                              .grid = &r->grid,
+                              .training = training,
+                              .bf16 = !strcmp(compute, "bf16"),
+                              .max_positions = max_positions};
     TM_TRY(model_create(&c, &o, out));
     stage_plan_model(r, *out);
     return TM_OK;
@@ -250,7 +254,7 @@ enum status stage_open_model_all(struct stage_run *r, const struct deck_stage *s
     char dir[4096];
     *out = (struct stage_model){0};
     enum status st = model_dir(s, dir, sizeof dir);
-    if (st == TM_OK) st = create(r, dir, training, max_positions, &out->m);
+    if (st == TM_OK) st = create(r, dir, s->numerics.compute, training, max_positions, &out->m);
     TM_TRY(par_agree_all(st));
     return r->plan ? TM_OK : load_from_all(r, s, s->from_index, out);
 }
@@ -261,7 +265,8 @@ enum status stage_open_teacher_all(struct stage_run *r, const struct deck_stage 
     *out = (struct stage_model){0};
     if (!*dir) return TM_FAIL(TM_ERR_DECK, "stage %s needs teacher.path", s->name);
     TM_TRY(str_copy(out->weights, sizeof out->weights, dir));
-    TM_TRY(par_agree_all(create(r, dir, false, max_positions, &out->m)));
+    const char *compute = strcmp(s->teacher.compute, "same") ? s->teacher.compute : s->numerics.compute;
+    TM_TRY(par_agree_all(create(r, dir, compute, false, max_positions, &out->m)));
     return r->plan ? TM_OK : par_agree_all(load_hub(out->m, dir));
 }
 

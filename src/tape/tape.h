@@ -31,6 +31,7 @@ struct tape_weight {
     dptr value;
     dptr grad;          /* 0: frozen. Matrices: like value. Vectors: leaves, see tape_norm and tape_linear */
     int64_t rows, cols; /* of the box (a vector has rows = 1) */
+    bool bf16;          /* products with it, and of its gradient, have bf16 factors (gemm_args.bf16) */
 };
 
 struct tape_options {
