@@ -80,6 +80,26 @@ static enum status check_cache(const struct quant_model *q, const struct quant_k
                    (long long)q->m->config.head_dim, quant_format(kv->k)->name, block);
 }
 
+/* The arrays of maxima into the structs that pack and share work on. What rows or tiles have, their tensor has (checkpoints hold the former). */
+static void to_structs(struct quant_model *q) {
+    for (int j = 0; j < q->n_linears; j++) {
+        struct quant_linear *l = &q->linears[j];
+        float *top = &q->amax[q->n_sites + j];
+        l->maxima = q->first[j] < 0 ? NULL : q->amax + q->first[j];
+        for (int64_t i = 0; l->maxima && i < quant_maxima(l->weight, l->out, l->in); i++)
+            if (l->maxima[i] > *top) *top = l->maxima[i];
+        l->weight_amax = *top;
+        l->input_amax = q->amax[q->site[j]];
+    }
+    for (int l = 0; l < q->n_kv; l++) {
+        if (quant_format(q->kv[l].k)->inputs == QUANT_CONSTANT)
+            q->amax[l * MODEL_SITES_PER_LAYER + MODEL_SITE_K] = q->amax[l * MODEL_SITES_PER_LAYER + MODEL_SITE_V] =
+                E4M3_MAX;
+        q->kv[l].k_amax = q->amax[l * MODEL_SITES_PER_LAYER + MODEL_SITE_K];
+        q->kv[l].v_amax = q->amax[l * MODEL_SITES_PER_LAYER + MODEL_SITE_V];
+    }
+}
+
 /* After the formats are known: check them, lay out the maxima, allocate. */
 static enum status finish_create(struct quant_model *q) {
     size_t bytes = 0;
@@ -103,6 +123,7 @@ static enum status finish_create(struct quant_model *q) {
         TM_TRY(check_cache(q, &q->kv[l]));
     }
     TM_TRY(mem_alloc(&q->amax, (size_t)q->n_amax, sizeof *q->amax));
+    to_structs(q);
     TM_TRY(dev_alloc(q->m->o.dev, "quantizers", (size_t)q->n_amax * 4, &q->device_amax));
     if (cut) TM_TRY(dev_alloc(q->m->o.dev, "quantizers", (size_t)cut * 4, &q->maxima));
     q->copy_bytes = bytes;
@@ -285,22 +306,6 @@ enum status quant_observe_begin(struct quant_model *q) {
                                                              .grid = weight_grid(q, j)}));
     }
     return TM_OK;
-}
-
-/* The arrays of maxima into the structs that pack and share work on, and back. */
-static void to_structs(struct quant_model *q) {
-    for (int j = 0; j < q->n_linears; j++) {
-        q->linears[j].weight_amax = q->amax[q->n_sites + j];
-        q->linears[j].input_amax = q->amax[q->site[j]];
-        q->linears[j].maxima = q->first[j] < 0 ? NULL : q->amax + q->first[j];
-    }
-    for (int l = 0; l < q->n_kv; l++) {
-        if (quant_format(q->kv[l].k)->inputs == QUANT_CONSTANT)
-            q->amax[l * MODEL_SITES_PER_LAYER + MODEL_SITE_K] = q->amax[l * MODEL_SITES_PER_LAYER + MODEL_SITE_V] =
-                E4M3_MAX;
-        q->kv[l].k_amax = q->amax[l * MODEL_SITES_PER_LAYER + MODEL_SITE_K];
-        q->kv[l].v_amax = q->amax[l * MODEL_SITES_PER_LAYER + MODEL_SITE_V];
-    }
 }
 
 enum status quant_model_upload(struct quant_model *q) {

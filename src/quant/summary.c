@@ -18,7 +18,7 @@ static enum status line(struct str *out, int width, const char *module, enum qua
 static enum status weight_lines(struct str *out, int width, const struct quant_linear *l) {
     const struct quant_format_info *f = quant_format(l->weight);
     int64_t n = quant_maxima(l->weight, l->out, l->in);
-    if (f->axis == QUANT_TENSOR || f->levels > 1)
+    if (f->axis == QUANT_TENSOR || f->levels > 1 || (f->axis == QUANT_TILE && n == 1))
         return line(out, width, l->name, QUANT_WEIGHT, l->weight, l->weight_amax,
                     quant_scale(l->weight, l->weight_amax), origins[l->weight_from]);
     const char *per = f->axis == QUANT_BLOCK ? "per block" : f->axis == QUANT_TILE ? "per tile" : "per row";
