@@ -97,6 +97,47 @@ static void every_preset(void) {
     str_free(&help);
 }
 
+/* One linear of every pair of formats in one model: both configurations as ModelOpt's functions write them (the file says which). */
+static void every_pair(void) {
+    static const struct {
+        const char *name;
+        enum quant_format weight, input;
+    } list[] = {{"fp8", QUANT_fp8, QUANT_fp8},
+                {"row", QUANT_fp8_row, QUANT_fp8_row},
+                {"tile", QUANT_fp8_tile, QUANT_NONE},
+                {"sq", QUANT_int8, QUANT_int8},
+                {"wo", QUANT_int8, QUANT_NONE},
+                {"int4", QUANT_int4, QUANT_NONE},
+                {"int4_b32", QUANT_int4_b32, QUANT_NONE},
+                {"nvfp4", QUANT_nvfp4, QUANT_nvfp4},
+                {"w4a16", QUANT_nvfp4, QUANT_NONE},
+                {"b32", QUANT_nvfp4_b32, QUANT_NONE},
+                {"a8", QUANT_nvfp4_a8, QUANT_fp8},
+                {"mxfp4", QUANT_mxfp4, QUANT_mxfp4},
+                {"mx_a8", QUANT_mxfp4, QUANT_fp8_row},
+                {"mxfp8", QUANT_mxfp8, QUANT_mxfp8}};
+    enum { N = sizeof list / sizeof *list };
+    struct quant_linear l[N] = {{0}};
+    json_t *want, *got, *hf;
+    for (int i = 0; i < N; i++)
+        l[i] = (struct quant_linear){
+            .name = list[i].name, .group = -1, .in = 128, .out = 2, .weight = list[i].weight, .input = list[i].input};
+    must(json_read_file("tests/golden/quant/mixed.json", 1 << 20, &want));
+    must(quant_config(l, N, NULL, 0, "modelopt", "0.47.0", &got));
+    must(quant_config_hf(got, &hf));
+    const json_t *pair[2][2] = {{json_object_get(got, "quantization"), json_object_get(want, "quantization")},
+                                {hf, json_object_get(want, "quantization_config")}};
+    for (int i = 0; i < 2; i++) {
+        char *a = json_dumps(pair[i][0], JSON_COMPACT), *b = json_dumps(pair[i][1], JSON_COMPACT);
+        is_str(a, b, "every pair of formats in one model: the peer's text, key order too");
+        free(a);
+        free(b);
+    }
+    json_decref(want);
+    json_decref(got);
+    json_decref(hf);
+}
+
 /* The call fails with `st`, and the message holds `text`. */
 static void refuses(enum status got, enum status want, const char *text) {
     ok(got == want && strstr(status_message(), text), "refused as %s: \"%s\" (%s)", status_name(want), text,
@@ -285,6 +326,7 @@ static void sharing(void) {
 
 int main(void) {
     every_preset();
+    every_pair();
     presets();
     rules_override();
     refusals();

@@ -228,7 +228,7 @@ static void put_plain(const struct row *r, char *out) {
         memcpy(out + 2 * i, &code, 2);
     }
 }
-/* --- codes: n elements from `first` on, that all have one scale, into their place in a row of codes ------------------------- */
+/* Codes: n elements from `first` on, that all have one scale, into their place in a row of codes. */
 static void put_fp8(const struct row *r, int64_t first, int64_t n, float scale, uint8_t *out) {
     for (int64_t i = first; i < first + n; i++) out[i] = e4m3_encode(scale_divide_fp8(at(r, i), scale, r->bf16));
 }
@@ -255,7 +255,7 @@ static void put_mxfp4(const struct row *r, int64_t first, int64_t n, float step,
         out[i / 2] = (uint8_t)(e2m1_encode_down(at(r, i) / step) | e2m1_encode_down(at(r, i + 1) / step) << 4);
 }
 
-/* --- scales of blocks: from a block's maximum (and the second level) what is stored at `out`, and what elements are divided by. --- */
+/* Scales of blocks: from a block's maximum (and the second level) what is stored at `out`; what elements are divided by. */
 static float block_int4(float top, float second, char *out) {
     float scale = scale_int4(top);
     (void)second;
@@ -310,16 +310,15 @@ static bool good_scale(float s) { return isfinite(s) && s > 0; }
 static bool put_weights(const struct row *r, const struct quant_linear *l, int64_t row, uint8_t *codes, char *scales) {
     const struct quant_format_info *f = quant_format(l->weight);
     const struct codec *c = &codecs[f->weight_kind];
-    int64_t step = f->block ? f->block : r->n, n;
+    int64_t step = f->block ? f->block : r->n, bytes = (int64_t)dtype_bytes(f->scale_dtype), n;
     char unwanted[4];
+    float scale = 0;
     for (int64_t i = 0; i < r->n; i += n) {
         n = size_min(step, r->n - i);
-        float scale = scale_at(r, l, row, i / step);
+        if (i == 0 || f->axis == QUANT_TILE) scale = scale_at(r, l, row, i / step);
         if (!good_scale(scale)) return false;
-        if (c->block)
-            scale = c->block(largest(r, i, n), scale,
-                             scales ? scales + i / step * (int64_t)dtype_bytes(f->scale_dtype) : unwanted);
-        if (codes) c->codes(r, i, n, scale, codes);
+        float by = c->block ? c->block(largest(r, i, n), scale, scales ? scales + i / step * bytes : unwanted) : scale;
+        if (codes) c->codes(r, i, n, by, codes);
     }
     return true;
 }
