@@ -25,6 +25,8 @@ for preset in mxfp8 fp8_per_channel_per_token fp8_2d_blockwise_weight_only w4a8_
     check "    everywhere" diff "$dir/reference" "$dir/facts"
 done
 
+check "a tied head is listed among the modules left alone" grep -q '"lm_head"' "$dir/run/export/hf_quant_config.json"
+
 root=$("$compare" root) || { echo "# no goldens: TEMPER_SHARED"; finish; }
 root=$(realpath "$root/golden/modelopt/export/llama")
 deck() { # deck PRESET KV

@@ -114,14 +114,18 @@ static enum status quantization(const struct export *e, json_t **hf_quant) {
     struct quant_linear *l;
     *hf_quant = NULL;
     if (!q || strcmp(e->s->flavour, "modelopt")) return TM_OK;
-    /* embeddings are listed as modules that are left alone, first, as they stand in the model */
-    TM_TRY(mem_alloc(&l, (size_t)q->n_linears + 1, sizeof *l));
+    /* embeddings are listed as modules that are left alone, first, as they stand in the model; so is a head that is tied to them */
+    size_t n = (size_t)q->n_linears + 1;
+    TM_TRY(mem_alloc(&l, n + 1, sizeof *l));
     const struct tensor_desc *embed = &e->model.m->param[0].desc;
     l[0] =
         (struct quant_linear){.name = "model.embed_tokens", .out = embed->shape[0], .in = embed->shape[1], .group = -1};
-    memcpy(l + 1, q->linears, (size_t)q->n_linears * sizeof *l);
-    enum status st =
-        quant_config(l, (size_t)q->n_linears + 1, q->kv, (size_t)q->n_kv, "temper", version_string(), hf_quant);
+    memcpy(l + 1, q->linears, (n - 1) * sizeof *l);
+    if (e->model.m->config.tied) {
+        l[n] = l[0];
+        l[n++].name = "lm_head";
+    }
+    enum status st = quant_config(l, n, q->kv, (size_t)q->n_kv, "temper", version_string(), hf_quant);
     mem_free(&l);
     return st;
 }
