@@ -14,7 +14,7 @@ run() { # run PRESET RANKS ARGUMENTS...: the main job in small; what must not de
     ends 0 "$2" "$decks/tiny.cfg" --set run.dir="$dir/run" --set model.path="$model" --set teacher.path="$model" --set quant.preset="$1" \
         --set quant.kv_cache=none --set qad.steps=2 "${@:3}" && facts "$dir/run" >"$dir/facts"
 }
-for preset in mxfp8 fp8_per_channel_per_token fp8_2d_blockwise_weight_only w4a8_mxfp4_fp8 int4_b32; do
+for preset in mxfp4 fp8_per_channel_per_token fp8_2d_blockwise_weight_only w4a8_mxfp4_fp8 int4_b32; do
     extra=()
     [ $preset = int4_b32 ] && extra=(--set 'quant.rules=({module="*layers*";site="weight";format="int4_b32";})')
     name=$preset
