@@ -186,18 +186,21 @@ LEAF_FN uint32_t amax(const float *x, int64_t n) {
 
 /* Scale a row of scores and mask what it does not see. */
 LANE_FN void visible(float *s, float factor, int32_t lo, int32_t hi) {
+    if (lo == 0 && hi == ATTN_KEYS) {
+        SIMD for (int32_t j = 0; j < ATTN_KEYS; j++) s[j] *= factor;
+        return;
+    }
     SIMD for (int32_t j = 0; j < ATTN_KEYS; j++) {
         int in = (j >= lo) & (j < hi);
         s[j] = in ? s[j] * factor : -INFINITY;
     }
 }
-/* One key tile of the online softmax (Milakov & Gimelshein 2018): scores [rows, ATTN_KEYS] become exp(score - running maximum); the
- * running maximum, sum and weighted values acc [rows, d] are rescaled. A row that saw nothing keeps -inf, 0, 0. top and sum have
- * ATTN_ROWS places. */
+/* One key tile of the online softmax (Milakov & Gimelshein 2018): scores become exp(score - running maximum); the running maximum, sum and
+ * weighted values acc [rows, d] are rescaled. A row that saw nothing keeps -inf, 0, 0. top and sum have ATTN_ROWS places. */
 LEAF_FN void attn_softmax(const struct leaf_attn *t, float *s, float *top, float *sum, float *acc, int64_t d) {
     float base[ATTN_ROWS] = {0}, alpha[ATTN_ROWS], part[ATTN_ROWS] = {0};
     for (int64_t r = 0; r < t->rows; r++) {
-        float *row = s + r * ATTN_KEYS;
+        float *row = s + r * t->ld;
         visible(row, t->scale, t->lo[r], t->hi[r]);
         base[r] = max(row, ATTN_KEYS);
     }
@@ -208,7 +211,7 @@ LEAF_FN void attn_softmax(const struct leaf_attn *t, float *s, float *top, float
         alpha[r] = vmath_exp(old - base[r]);
     }
     for (int64_t r = 0; r < t->rows; r++) {
-        float *row = s + r * ATTN_KEYS, lanes[LANES] = {0};
+        float *row = s + r * t->ld, lanes[LANES] = {0};
         SIMD for (int j = 0; j < ATTN_KEYS; j++) row[j] = vmath_exp(row[j] - base[r]);
         lanes_add(lanes, row, ATTN_KEYS);
         part[r] = fold(lanes);
@@ -221,7 +224,7 @@ LEAF_FN void attn_softmax(const struct leaf_attn *t, float *s, float *top, float
 LEAF_FN void attn_grad(const struct leaf_attn *t, float *s, float *dp, const float *lse, const float *delta,
                        int64_t stride) {
     for (int64_t r = 0; r < t->rows; r++) {
-        float *p = s + r * ATTN_KEYS, *g = dp + r * ATTN_KEYS, factor = t->scale;
+        float *p = s + r * t->ld, *g = dp + r * t->ld, factor = t->scale;
         float l = lse[r * stride], e = delta[r * stride];
         int32_t lo = t->lo[r], hi = t->hi[r];
         SIMD for (int32_t j = 0; j < ATTN_KEYS; j++) {

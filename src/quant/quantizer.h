@@ -34,7 +34,7 @@ struct quant_model {
     bool any; /* something is quantized */
 };
 
-/* Resolve the policy for every linear and KV cache of the model and check that the combination has an export form. Allocates the copies.
+/* Resolve the policy for every linear and KV cache of the model and check that the combination has an export form.
  * Local; the caller destroys (before the model). Errors: DECK, UNSUPPORTED, SHAPE, MEMORY. */
 enum status quant_model_create(struct model *m, const struct quant_policy *p, struct quant_model **out);
 /* The same from what quant_model_formats gave. Errors: FORMAT. */
@@ -52,7 +52,7 @@ enum status quant_observe_begin(struct quant_model *q);
 enum status quant_observe_finish_all(struct quant_model *q);
 /* The host's maxima onto the device (after loading a checkpoint). Local. */
 enum status quant_model_upload(struct quant_model *q);
-/* Renew the fake-quantized copies from the masters and let the model read them. Local. */
+/* Renew the fake-quantized copies from the masters and let the model read them; the first call allocates them. Local. Errors: MEMORY. */
 enum status quant_model_apply(struct quant_model *q);
 
 /* One quantizer's maxima, for checkpoints and statistics: "<module>.<site>.amax" is values[n]. i from 0; false behind the last. */
