@@ -20,12 +20,21 @@ enum {
     BLOCK = 256
 }; /* values that a two-pass loop keeps in L1; a multiple of LANES, so that lanes do not see blocks */
 
-/* The tree of the lanes: distance 8, 4, 2, 1. */
-LANE_FN float fold(float a[LANES]) {
-    for (int d = LANES / 2; d; d /= 2)
-        for (int l = 0; l < d; l++) a[l] += a[l + d];
-    return a[0];
-}
+/* The tree of the lanes: distance 8, 4, 2, 1. Each level has names of its own: a loop over levels stays scalar. */
+_Static_assert(LANES == 16, "the tree of 16 lanes");
+#define LANE_TREE(type, name, of)                              \
+    LANE_FN type name(const type a[LANES]) {                   \
+        type b[8], c[4], d[2];                                 \
+        for (int l = 0; l < 8; l++) b[l] = of(a[l], a[l + 8]); \
+        for (int l = 0; l < 4; l++) c[l] = of(b[l], b[l + 4]); \
+        for (int l = 0; l < 2; l++) d[l] = of(c[l], c[l + 2]); \
+        return of(d[0], d[1]);                                 \
+    }
+#define LANE_SUM(x, y) ((x) + (y))
+#define LANE_MAX(x, y) ((y) > (x) ? (y) : (x))
+LANE_TREE(float, fold, LANE_SUM)
+LANE_TREE(double, fold_wide, LANE_SUM)
+LANE_TREE(float, fold_max, LANE_MAX)
 LANE_FN void lanes_add(float acc[LANES], const float *x, int64_t n) {
     int64_t i = 0;
     for (; i + LANES <= n; i += LANES)
@@ -105,9 +114,7 @@ LEAF_FN float max(const float *x, int64_t n) {
     for (; i + LANES <= n; i += LANES)
         for (int l = 0; l < LANES; l++) acc[l] = x[i + l] > acc[l] ? x[i + l] : acc[l];
     for (int l = 0; i + l < n; l++) acc[l] = x[i + l] > acc[l] ? x[i + l] : acc[l];
-    for (int d = LANES / 2; d; d /= 2)
-        for (int l = 0; l < d; l++) acc[l] = acc[l + d] > acc[l] ? acc[l + d] : acc[l];
-    return acc[0];
+    return fold_max(acc);
 }
 LEAF_FN int64_t find(const float *x, int64_t n, float value) {
     int64_t i = 0;
@@ -170,9 +177,7 @@ LEAF_FN double sum_squares(const float *x, int64_t n) {
     for (; i + LANES <= n; i += LANES)
         for (int l = 0; l < LANES; l++) acc[l] += (double)x[i + l] * (double)x[i + l];
     for (int l = 0; i + l < n; l++) acc[l] += (double)x[i + l] * (double)x[i + l];
-    for (int d = LANES / 2; d; d /= 2)
-        for (int l = 0; l < d; l++) acc[l] += acc[l + d];
-    return acc[0];
+    return fold_wide(acc);
 }
 LEAF_FN uint32_t amax(const float *x, int64_t n) {
     uint32_t top = 0;

@@ -6,8 +6,12 @@
 #include "base/mem.h"
 #include "base/size.h"
 
-/* Logits of a chunk take at most about this many floats, whatever the grid (the chunk does not change results). */
-enum { CHUNK_FLOATS = 4 << 20 };
+/* All logits of a chunk take at most about this many floats, whatever the grid (the chunk does not change results). Each chunk packs the
+ * head's weight again, so few large ones are better. */
+enum { CHUNK_FLOATS = 16 << 20 };
+
+/* Even chunks of at most `most` of n tokens. */
+static int64_t chunk_rows(int64_t n, int64_t most) { return size_ceil_div(n, size_ceil_div(n, size_max(16, most))); }
 
 static enum status record_head(struct train_pass *p) {
     const struct train_pass_options *o = &p->o;
@@ -24,7 +28,8 @@ static enum status record_head(struct train_pass *p) {
                           .ce_weight = p->ce_weight,
                           .kl_weight = p->kl_weight,
                           .inv_temperature = (float)(1 / o->temperature)};
-    h.chunk = size_min(n, size_max(16, CHUNK_FLOATS / o->model->config.vocab));
+    int64_t copies = 1 + (o->teacher != NULL) + (o->with_ce && o->with_kl); /* of a chunk's logits */
+    h.chunk = chunk_rows(n, CHUNK_FLOATS / (copies * o->model->config.vocab));
     if (o->teacher) {
         TM_TRY(tape_input(p->t, "teacher", n, o->teacher->o.model->config.hidden, false, &p->teacher_hidden));
         h.teacher = p->teacher_hidden;
