@@ -8,6 +8,7 @@
 
 #include "base/mem.h"
 #include "numfmt/scale.h"
+#include "quant/codes.h"
 
 /* --- the list ----------------------------------------------------------------------------------------------------------- */
 
@@ -175,50 +176,19 @@ struct row {
     int64_t n;
     bool bf16;
 };
-static float at(const struct row *r, int64_t i) { return r->bf16 ? bf16_round(r->x[i]) : r->x[i]; }
-/* Largest magnitude of n elements from `first` on; the elements are finite. */
-static float largest(const struct row *r, int64_t first, int64_t n) {
-    float m = 0;
-    for (int64_t i = first; i < first + n; i++) {
-        float a = bits_abs(at(r, i));
-        m = a > m ? a : m;
-    }
-    return m;
-}
-
-/* Whether all elements are finite in the exported type: bf16 overflows half a unit above its largest number. */
-static bool row_finite(const struct row *r) {
-    uint32_t limit = r->bf16 ? 0x7f7f8000u : 0x7f800000u, bad = 0;
-    for (int64_t i = 0; i < r->n; i++) bad |= (bits_of(r->x[i]) & 0x7fffffffu) >= limit;
-    return !bad;
-}
-
 static void put_plain(const struct row *r, char *out) {
-    if (!r->bf16) {
+    if (r->bf16)
+        codes_bf16(r->x, r->n, out);
+    else
         memcpy(out, r->x, (size_t)r->n * sizeof *r->x);
-        return;
-    }
-    for (int64_t i = 0; i < r->n; i++) {
-        uint16_t code = bf16_encode(r->x[i]);
-        memcpy(out + 2 * i, &code, 2);
-    }
 }
-static void put_fp8(const struct row *r, float scale, uint8_t *out) {
-    for (int64_t i = 0; i < r->n; i++) out[i] = e4m3_encode(scale_divide_fp8(at(r, i), scale, r->bf16));
-}
-static void put_int8(const struct row *r, float scale, uint8_t *out) {
-    for (int64_t i = 0; i < r->n; i++) out[i] = (uint8_t)int8_encode(at(r, i) / scale);
-}
+static void put_fp8(const struct row *r, float scale, uint8_t *out) { codes_fp8(r->x, r->n, scale, r->bf16, out); }
+static void put_int8(const struct row *r, float scale, uint8_t *out) { codes_int8(r->x, r->n, scale, r->bf16, out); }
 static void put_nvfp4(const struct row *r, float scale_2, uint8_t *out) {
-    for (int64_t b = 0; b < r->n; b += NVFP4_BLOCK) {
-        float step = scale_nvfp4_step(scale_nvfp4_block(largest(r, b, NVFP4_BLOCK), scale_2), scale_2);
-        for (int64_t i = b; i < b + NVFP4_BLOCK; i += 2)
-            out[i / 2] = (uint8_t)(e2m1_encode(at(r, i) / step) | e2m1_encode(at(r, i + 1) / step) << 4);
-    }
+    codes_nvfp4(r->x, r->n, scale_2, r->bf16, out, NULL);
 }
 static void put_nvfp4_scales(const struct row *r, float scale_2, uint8_t *out) {
-    for (int64_t b = 0; b < r->n; b += NVFP4_BLOCK)
-        out[b / NVFP4_BLOCK] = e4m3_encode(scale_nvfp4_block(largest(r, b, NVFP4_BLOCK), scale_2));
+    codes_nvfp4(r->x, r->n, scale_2, r->bf16, NULL, out);
 }
 
 /* How a row of weights becomes codes, and block scales where the format has them. */
@@ -231,14 +201,14 @@ static const struct codec {
 /* The fp32 scale of a row: its own, or its tensor's. */
 static float row_scale(const struct row *r, const struct quant_linear *l, int64_t row) {
     if (quant_format(l->weight)->axis != QUANT_ROW) return quant_scale(l->weight, l->weight_amax);
-    float amax = l->row_amax ? l->row_amax[row] : largest(r, 0, r->n);
+    float amax = l->row_amax ? l->row_amax[row] : codes_largest(r->x, r->n, r->bf16);
     return quant_scale(l->weight, r->bf16 ? bf16_round(amax) : amax);
 }
 
 /* One row of a tensor; false when something is not finite. */
 static bool put_row(const struct quant_pack *p, const struct quant_tensor *t, int64_t row, const float *x, char *out) {
     struct row r = {x, t->row_elems, p->round_bf16};
-    if (!row_finite(&r)) return false;
+    if (!codes_finite(r.x, r.n, r.bf16)) return false;
     if (t->kind == PACK_PLAIN) {
         put_plain(&r, out);
         return true;
