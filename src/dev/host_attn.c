@@ -42,8 +42,12 @@ static void product(const struct gemm_kernel *kn, int64_t rows, int64_t cols, in
     const int64_t n = tiles(rows, kn->mr);
     for (int64_t i = 0; i < n; i++) {
         const int64_t r0 = rows * i / n, r1 = rows * (i + 1) / n;
-        struct gemm_tile t = {.a = a + r0 * LD, .b = b, .c = c + r0 * ldc, .ldc = ldc, .step = &step, .steps = 1};
-        for (int64_t j = 0; j < cols; j += kn->nr, t.b += depth * kn->nr, t.c += kn->nr) kn->tile[r1 - r0](&t);
+        const float *panel = b;
+        for (int64_t j = 0; j < cols; j += kn->nr, panel += depth * kn->nr) {
+            const struct gemm_tile t = {
+                .a = a + r0 * LD, .b = panel, .c = c + r0 * ldc + j, .ldc = ldc, .step = &step, .steps = 1};
+            kn->tile[r1 - r0](&t);
+        }
     }
 }
 /* Columns of d channels in whole panels. */
