@@ -8,7 +8,7 @@
 
 /* All logits of a chunk take at most about this many floats, whatever the grid (the chunk does not change results). Each chunk packs the
  * head's weight again, so few large ones are better. */
-enum { CHUNK_FLOATS = 16 << 20 };
+enum { CHUNK_FLOATS = 32 << 20 };
 
 /* Even chunks of at most `most` of n tokens. */
 static int64_t chunk_rows(int64_t n, int64_t most) { return size_ceil_div(n, size_ceil_div(n, size_max(16, most))); }
