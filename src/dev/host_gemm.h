@@ -39,6 +39,10 @@ enum status host_gemm_run(struct host_gemm *g, const struct gemm_args *a);
 /* One line for the log: which kernel serves, its tile, threads. The string lives as long as g. */
 const char *host_gemm_describe(const struct host_gemm *g);
 
+/* The kernel that serves where the definition is kept, for tiles that the caller packs itself (host_gemm_kernel.h). */
+struct gemm_kernel;
+const struct gemm_kernel *host_gemm_kernel(const struct host_gemm *g);
+
 /* C[m,n] = (accumulate ? C : 0) continued by the one chain over k: a plain product of the caller's thread alone, with the same
  * definition and the same kernel, whatever `invariant` says. Meant for tiles of 16..256 in each direction (any size works).
  * May be called from many threads at once, inside an OpenMP region too; needs about 150 KiB of stack. Cannot fail: the caller

@@ -31,7 +31,7 @@ static enum status open_all(struct eval *e) {
     e->t = data_set_seq_length(e->set);
     e->micro = size_min(s->batch.micro, e->rows);
     TM_TRY(stage_open_model_all(e->r, s, false, e->t, &e->student));
-    TM_TRY(stage_open_quant_all(e->r, s, e->student.m, &e->quant));
+    TM_TRY(stage_open_quant_all(e->r, s, e->student.m, true, &e->quant));
     return compares(s) ? stage_open_teacher_all(e->r, s, e->t, &e->teacher) : TM_OK;
 }
 

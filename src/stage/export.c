@@ -216,7 +216,7 @@ enum status stage_export_all(struct stage_run *r, const struct deck_stage *s) {
     bool save;
     enum status st = stage_poll_all(r, &save);
     if (st == TM_OK) st = stage_open_model_all(r, s, false, 1, &e.model);
-    if (st == TM_OK) st = stage_open_quant_all(r, s, e.model.m, &e.quant);
+    if (st == TM_OK) st = stage_open_quant_all(r, s, e.model.m, false, &e.quant);
     if (st == TM_OK) st = write_all(&e);
     quant_pack_destroy(&e.pack);
     hub_plan_destroy(&e.plan);
