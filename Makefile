@@ -118,8 +118,9 @@ prove: $(BUILD)/temper $(TESTB)
 	@ln -sfn $(BUILD)/temper temper
 	@scripts/run-tests $(BUILD) $(or $(TIER),1) $(TESTS)
 
-bench: all ## what grid invariance costs a training step here; build/.../tests/bench-gemm measures the matrix products
-	@scripts/bench-invariance
+bench: all $(BUILD)/tests/bench-sgemm ## against PyTorch and ModelOpt: make bench PEER_PYTHON=python MODEL=dir [QUICK=1] [OTHERS=0.05] [ONLY=group,...]
+	@python3 scripts/bench.py --temper ./temper --sgemm $(BUILD)/tests/bench-sgemm --mpirun "$(MPIRUN)" --peer-python "$(PEER_PYTHON)" --model "$(MODEL)" \
+	    $(if $(filter 1,$(QUICK)),--quick) $(if $(OTHERS),--others $(OTHERS)) $(if $(ONLY),--only "$(ONLY)")
 lint: ## layers, sizes, style, headers, shell scripts
 	@scripts/lint
 format: ## rewrite the sources with clang-format
