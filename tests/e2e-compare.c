@@ -3,6 +3,7 @@
  *   root                               print the folder of the goldens; exit 1 when there is none
  *   tokens GOLDEN NAME OUT [MASK]      write a token file: integer tensor NAME as input_ids [rows, last axis], MASK as attention_mask
  *   nmse A B BOUND [NAME...]           NMSE of A's tensors against B's (of those names; all of B). A may have more rows than B.
+ *   same A B NAME                      A's tensor has the bytes of B's
  *   last A B BOUND NAME REFERENCE      NMSE of the last position of A's NAME [B,T,V] against B's REFERENCE [B,V]
  *   grads A B BOUND                    as nmse; the same set of names; where B is zero, A is at most 1e-6 of B's largest value
  *   export DIR EXPORTS RECIPE          a modelopt export against the stored one (left_out.json followed), tensors and JSON files
@@ -120,6 +121,17 @@ static int nmse(const char *pa, const char *pb, double bound, char **names, int 
     }
     if (count < (n ? n : 1)) finding("only %d tensors were compared", count);
     printf("%d tensors, worst NMSE %.3g\n", count, worst);
+    golden_close(&a);
+    golden_close(&b);
+    return findings_ != 0;
+}
+
+static int same(const char *pa, const char *pb, const char *name) {
+    struct golden a, b;
+    need(&a, pa);
+    need(&b, pb);
+    const struct golden_tensor x = need_tensor(&a, name), y = need_tensor(&b, name);
+    if (strcmp(x.dtype, y.dtype) || x.bytes != y.bytes || memcmp(x.data, y.data, x.bytes)) finding("%s differs", name);
     golden_close(&a);
     golden_close(&b);
     return findings_ != 0;
@@ -325,6 +337,7 @@ int main(int argc, char **argv) {
     if (!strcmp(what, "root")) return golden_root() ? !puts(golden_root()) : 1;
     if (!strcmp(what, "tokens") && (argc == 5 || argc == 6)) return tokens(argv[2], argv[3], argv[4], argv[5]);
     if (!strcmp(what, "nmse") && argc >= 5) return nmse(argv[2], argv[3], bound, argv + 5, argc - 5, false);
+    if (!strcmp(what, "same") && argc == 5) return same(argv[2], argv[3], argv[4]);
     if (!strcmp(what, "grads") && argc == 5) return nmse(argv[2], argv[3], bound, NULL, 0, true);
     if (!strcmp(what, "last") && argc == 7) return last(argv[2], argv[3], bound, argv[5], argv[6]);
     if (!strcmp(what, "export") && argc == 5) return compare_export(argv[2], argv[3], argv[4]);

@@ -45,6 +45,7 @@ struct model_param {
     struct tensor_axis axis;
     int64_t grad_parts; /* gradient leaves: 1, 8 row segments, or kv_heads * 8 */
     bool linear;        /* a weight of a linear layer: may be quantized */
+    bool frozen;        /* not trained: set by the optimizer */
 };
 
 struct model_options {

@@ -113,7 +113,7 @@ enum status optim_grads_finish(struct optim_grads *og) {
 
 /* One slot per (parameter, segment): which rank fills it is decided by the box, so that every slot has exactly one owner in the model group. */
 static bool counts(const struct model *m, const struct model_param *p) {
-    if (!p->w.grad.a || tensor_box_elems(&p->desc.box) == 0) return false;
+    if (!p->w.grad.a || p->frozen || tensor_box_elems(&p->desc.box) == 0) return false;
     return p->cut >= 0 || m->o.grid->tp_rank == 0;
 }
 

@@ -27,5 +27,5 @@ enum status optim_grads_push(struct optim_grads *g);
 /* After the last group: sum over DP, fold the leaves, add the two uses of a tied embedding. Collective over the grid.
  * Afterwards each parameter's w.grad starts with its full gradient (the box's shape). */
 enum status optim_grads_finish(struct optim_grads *g);
-/* Global L2 norm in fp64: per tensor over its segments, tensors in registry order; the same on every rank. Collective over the model group. */
+/* Global L2 norm in fp64: per tensor over its segments, tensors in registry order, without the frozen ones; the same on every rank. Collective over the model group. */
 enum status optim_grads_norm(struct optim_grads *g, double *norm);

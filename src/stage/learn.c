@@ -116,9 +116,23 @@ static enum status write_gradients_all(void *context, int64_t step) {
     return st;
 }
 
-static enum status make_stepper(struct learn *l) {
+static enum status make_optim(struct learn *l) {
     const struct deck_stage *s = l->s;
     struct optim_adamw adamw = {s->optim.beta1, s->optim.beta2, s->optim.eps, s->optim.weight_decay};
+    struct optim_group *group = NULL;
+    int n = s->optim.groups.n;
+    if (n > 0) TM_TRY(mem_alloc(&group, (size_t)n, sizeof *group));
+    for (int i = 0; i < n; i++) {
+        const struct deck_param_group *g = &s->optim.groups.v[i];
+        group[i] = (struct optim_group){g->params, g->lr_scale, g->decay_scale, g->freeze};
+    }
+    enum status st = optim_create(l->student.m, &adamw, group, n, &l->step.optim);
+    mem_free(&group);
+    return st;
+}
+
+static enum status make_stepper(struct learn *l) {
+    const struct deck_stage *s = l->s;
     struct train_stepper *t = &l->step;
     t->student = l->pass;
     t->clip_norm = s->optim.clip_norm;
@@ -133,7 +147,7 @@ static enum status make_stepper(struct learn *l) {
     t->weights_changed = weights_changed;
     t->gradients_all = write_gradients_all;
     t->context = l;
-    TM_TRY(optim_create(l->student.m, &adamw, &t->optim));
+    TM_TRY(make_optim(l));
     TM_TRY(optim_grads_create(l->student.m, (int)s->numerics.dp_segments, &t->grads));
     return train_stepper_init(t);
 }

@@ -84,7 +84,6 @@ enum status stage_check_deck(const struct deck *d) {
                     {!strcmp(s->device.backend, "cuda"), "device.backend = \"cuda\""},
                     {s->teacher.ranks > 0 || s->teacher.grid.tp > 0 || s->teacher.grid.pp > 0 || s->teacher.grid.cp > 0,
                      "a grid of the teacher's own"},
-                    {s->optim.groups.n > 0, "optim.groups"},
                     {s->checkpoint.background, "checkpoint.background"},
                     {s->numerics.tp_segments != PAR_TP_SEGMENTS, "numerics.tp_segments other than 8"}};
         TM_TRY(refuse_data(s));
