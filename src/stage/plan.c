@@ -1,6 +1,7 @@
 /* Planning a stage as one rank, and comparing a plan with a run. */
 #include "stage/plan.h"
 
+#include <malloc.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -149,6 +150,9 @@ static int64_t process_bytes(const char *what) {
 enum { FIRST_USE = 12 << 20 };
 
 void stage_memory_begin(struct stage_run *r) {
+    const int large = 4 << 20;
+    (void)mallopt(M_MMAP_THRESHOLD, large); /* what is freed above this is given back at once, not kept for later */
+    (void)mallopt(M_TRIM_THRESHOLD, large);
     int64_t held = process_bytes("VmRSS:");
     r->base = held - (int64_t)mem_bytes() + FIRST_USE;
     r->planned_most = held > 0 ? 0 : -1;
