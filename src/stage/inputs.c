@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -176,9 +177,11 @@ static enum status create(struct stage_run *r, const char *dir, const char *comp
 
 static enum status load_hub(struct model *m, const char *dir) {
     struct hub_model *h;
+    double begin = clock_seconds();
     TM_TRY(hub_open(dir, &h));
     enum status st = model_load_hub(m, h);
     hub_close(&h);
+    if (st == TM_OK) log_info("loaded seconds=%.3f path=%s", clock_seconds() - begin, dir);
     return st;
 }
 
@@ -203,7 +206,9 @@ static enum status load_ckpt_all(struct stage_run *r, struct ckpt *c, struct mod
     struct ckpt_tensor *tensors;
     int n;
     TM_TRY(par_agree_all(stage_model_tensors(m, &tensors, &n)));
+    double begin = clock_seconds();
     enum status st = ckpt_load_all(c, r->dev, tensors, n);
+    if (st == TM_OK) log_info("loaded seconds=%.3f path=%s", clock_seconds() - begin, ckpt_path(c));
     mem_free(&tensors);
     return st;
 }

@@ -286,6 +286,7 @@ static enum status steps_all(struct learn *l) {
         }
     }
     TM_TRY(save_all(l, true));
+    TM_TRY(stage_progress_result(l->r, s, &progress));
     TM_TRY(stage_result(l->r, s, "steps", (double)l->done, "steps"));
     TM_TRY(stage_result(l->r, s, "skipped", (double)l->step.skipped, "steps"));
     return isfinite(l->loss) ? stage_result(l->r, s, "loss", l->loss, "nats/token") : TM_OK;

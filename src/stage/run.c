@@ -124,6 +124,7 @@ static enum status open_device(struct stage_run *r) {
     if (o.threads == 0) o.threads = threads_here();
     TM_TRY(dev_open(&o, &r->dev));
     log_info("device %s", dev_describe(r->dev));
+    stage_memory_begin(r);
     return TM_OK;
 }
 
