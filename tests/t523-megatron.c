@@ -438,8 +438,33 @@ static void maps(void) {
     file_remove_tree(dir);
 }
 
+/* An order large enough for a file is the one that private memory gets. */
+static void large_order(void) {
+    char dir[] = "/tmp/temper-test-XXXXXX";
+    struct data_source *s;
+    struct data_megatron in_file, in_memory, again;
+    struct data_megatron_opts o = {.seq_length = 16, .samples = 60000, .seed = 3, .overlap = true};
+    ok(mkdtemp(dir) != NULL, "temporary directory");
+    must(data_source_mock(1, 600000, 2, 50, -1, &s));
+    must(data_megatron_create(s, &o, dir, &in_file));
+    must(data_megatron_create(s, &o, dir, &again));
+    must(data_megatron_create(s, &o, NULL, &in_memory));
+    ok(in_file.map.mapped && again.map.mapped && !in_memory.map.mapped && in_file.epochs == 2, "a file, and none");
+    ok(!memcmp(in_file.map.bytes, in_memory.map.bytes, in_file.map.n), "the same %zu bytes", in_file.map.n);
+    data_megatron_free(&in_file);
+    data_megatron_free(&again);
+    data_megatron_free(&in_memory);
+    o.seed++;
+    must(data_megatron_create(s, &o, dir, &in_file)); /* another file */
+    ok(in_file.map.mapped, "another seed, another file");
+    data_megatron_free(&in_file);
+    data_source_free(&s);
+    file_remove_tree(dir);
+}
+
 int main(void) {
     maps();
+    large_order();
     if (find_goldens()) {
         json_t *all = load("indexed/indexed.json"), *x;
         size_t i;

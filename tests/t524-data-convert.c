@@ -36,7 +36,7 @@ static void cuts(const char *path, const char *bytes, size_t n, const char *what
     must(file_write(path, bytes, n));
     collect(path, &o, 0, size, &whole);
     for (int64_t a = 0; a <= size; a++)
-        for (int64_t b = a; b <= size; b += 1 + b % 3) {
+        for (int64_t b = a; b <= size; b += 3 + b % 5) {
             str_clear(&parts);
             collect(path, &o, 0, a, &parts);
             collect(path, &o, a, b, &parts);

@@ -69,4 +69,6 @@ check "  says so" says '^warn .*1 documents were not UTF-8: mended'
 check "  both documents" value 'c.documents = 2 documents'
 check "drop" ends 0 "$RANKS" "$dir/convert.cfg" --resume never --set c.utf8=drop
 check "  one document" value 'c.documents = 1 documents'
+TEMPER_FAULT="stop:c:*:1" check "a stop: exit code 75" ends 75 "$RANKS" "$dir/convert.cfg" --resume never --set c.utf8=drop
+check "  nothing is left beside the files" test "$(find "$dir/run" -name 'c.*' | wc -l)" = 2
 finish

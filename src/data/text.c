@@ -13,7 +13,7 @@
 #include "base/str.h"
 #include "tok/tok.h"
 
-enum { MAX_TEXT = 1 << 30, MAX_LINE = 1 << 26, CHUNK = 1 << 20 };
+enum { MAX_TEXT = 1 << 30, MAX_LINE = 1 << 26, CHUNK = 1 << 16 };
 
 struct data_text {
     char *path;

@@ -31,7 +31,7 @@ enum data_split data_text_split(const char *path, const char *format);
 
 /* The documents that begin in bytes [from, to) of a file, in order; all functions are Local. Ranges that together are the file give each
  * document once: a range begins at its first line (JSONL) or blank line (plain text) and goes on to the next range's. A whole file belongs
- * to the range with byte 0. Memory: the longest document, at most 64 MiB of a JSONL line and 1 GiB of plain text, and 1 MiB. */
+ * to the range with byte 0. Memory: the longest document, at most 64 MiB of a JSONL line and 1 GiB of plain text, and 64 KiB. */
 struct data_text;
 enum status data_text_open(const char *path, const struct data_text_opts *o, int64_t from, int64_t to,
                            struct data_text **out);

@@ -145,7 +145,7 @@ static enum status make_shards_all(struct stage_run *r, const struct deck_stage 
     int width = t && tok_vocab_size(t) < 65500 ? 2 : 4;
     tok_close(&t);
     TM_TRY(st);
-    if (x.damaged)
+    if (x.damaged && par_rank() == 0)
         log_warn("%lld documents were not UTF-8: %s", (long long)x.damaged,
                  c.utf8 == DATA_UTF8_DROP ? "left out" : "mended");
     log_info("%.1f MB of text in %.2f s: %.1f MB/s on %d ranks", (double)x.bytes / 1e6, clock_seconds() - begin,
