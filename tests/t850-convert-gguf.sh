@@ -43,6 +43,21 @@ one_stage "input = \"$gguf\"; model = { dtype = \"fp32\"; };"
 check "as fp32" ends 0 1 "$dir/one.cfg"
 check "  twice the size" test "$(stat -c %s "$dir/run/hf/model.safetensors")" -gt 11000000
 
+# gguf-py's file of a tiny llama with a SentencePiece vocabulary, against transformers' logits of the same model
+if root=$("$compare" root); then
+    formats=$(realpath "$root/golden/megatron/formats")
+    check "tokens" "$compare" tokens "$formats/logits.safetensors" input_ids "$dir/ids.safetensors"
+    cat >"$dir/tiny.cfg" <<END
+version = 1; run = { dir = "$dir/tiny"; }; model = { path = "@run/hf"; };
+datasets = { ids = { sources = ( { path = "$dir/ids.safetensors"; } ); }; };
+stages = ( { do = "convert"; name = "hf"; input = "$formats/gguf/tiny-F32.gguf"; output = "hf"; },
+           { do = "evaluate"; data = "ids"; logits_out = "logits"; } );
+END
+    check "a SentencePiece GGUF" ends 0 1 "$dir/tiny.cfg"
+    check "  its logits are transformers'" "$compare" nmse "$dir/tiny/logits" "$formats/logits.safetensors" 1e-11 logits
+    sed 's/^/# /' "$dir/check"
+fi
+
 refused() { # refused CODE TEXT PATTERN KEYS
     rm -rf "$dir/run"
     one_stage "$4"
