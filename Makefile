@@ -5,7 +5,7 @@ SHELL := /bin/bash
 
 # --- configuration ------------------------------------------------------------------------------------------------------
 # What scripts/configure found (`make configure` renews it). Targets that build nothing, or that install first, do without.
-BARE    := run test test-all setup configure clean help lint format austen-text
+BARE    := run run-smollm2 test test-all setup configure clean help lint format austen-text tsan
 ifneq ($(filter-out $(BARE),$(or $(MAKECMDGOALS),all)),)
 -include config.mk
 endif
@@ -98,13 +98,22 @@ run/austen-text/emma.txt:
 # --- running and testing ------------------------------------------------------------------------------------------------
 TESTS ?=
 
-.PHONY: all setup configure austen-text prove run test test-all bench lint format help info clean install FORCE
+.PHONY: all setup configure austen-text prove run run-smollm2 test test-all bench interop memcheck tsan lint format help info clean install FORCE
 
 run: ## set up, build, and run the main job on $(NP) ranks
 	@scripts/setup
 	@$(MAKE) --no-print-directory all
 	$(MPIRUN) -np $(NP) ./temper inputs/qad-austen.cfg
 	@echo "report: run/qad-austen/report.html"
+
+run-smollm2: ## a real model: fetch SmolLM2-135M-Instruct, convert it, FP8 and NVFP4 quantization, QAD, evaluation, export
+	@scripts/setup
+	@scripts/fetch-smollm2 run/smollm2
+	@$(MAKE) --no-print-directory all austen-text
+	./temper inputs/smollm2-convert.cfg
+	./temper inputs/smollm2-fp8.cfg
+	./temper inputs/smollm2-nvfp4.cfg
+	@echo "reports: run/smollm2-fp8/report.html run/smollm2-nvfp4/report.html"
 
 test: ## set up, build, run all tests of tier 1: make test [TESTS=t3]
 	@scripts/setup
@@ -118,8 +127,23 @@ prove: $(BUILD)/temper $(TESTB)
 	@ln -sfn $(BUILD)/temper temper
 	@scripts/run-tests $(BUILD) $(or $(TIER),1) $(TESTS)
 
-bench: all ## what grid invariance costs a training step here; build/.../tests/bench-gemm measures the matrix products
-	@scripts/bench-invariance
+bench: all $(BUILD)/tests/bench-sgemm ## against PyTorch and ModelOpt: make bench PEER_PYTHON=python MODEL=dir [QUICK=1] [OTHERS=0.05] [ONLY=group,...]
+	@python3 scripts/bench.py --temper ./temper --sgemm $(BUILD)/tests/bench-sgemm --mpirun "$(MPIRUN)" --peer-python "$(PEER_PYTHON)" --model "$(MODEL)" \
+	    $(if $(filter 1,$(QUICK)),--quick) $(if $(OTHERS),--others $(OTHERS)) $(if $(ONLY),--only "$(ONLY)")
+interop: all ## exports, checkpoints and shards read by transformers, ModelOpt, safetensors, Megatron and h5py: make interop PEER_PYTHON=python
+	@test -n "$(PEER_PYTHON)" || { echo "interop: set PEER_PYTHON to a Python with torch, transformers, nvidia-modelopt, safetensors and h5py"; exit 1; }
+	@$(PEER_PYTHON) scripts/interop.py --temper ./temper --mpirun "$(MPIRUN)"
+# The program with valgrind's wrappers of MPI functions, which check what is sent and mark what was received.
+MPIWRAP ?= $(firstword $(wildcard /usr/lib/*/valgrind/libmpiwrap-*-linux.so))
+$(BUILD)/temper-memcheck: $(BUILD)/src/main.o $(BUILD)/libtemper.a
+	@test -n "$(MPIWRAP)" || { echo "memcheck: install valgrind and valgrind-mpi"; exit 1; }
+	@echo "  LINK  $@"
+	$(Q)$(ENV) $(MPICC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS) -Wl,--no-as-needed $(MPIWRAP)
+memcheck: $(BUILD)/temper-memcheck ## a small deck on 2 ranks under valgrind (packages valgrind, valgrind-mpi)
+	@scripts/memcheck $(BUILD)/temper-memcheck
+tsan: ## a small deck on 2 ranks and 2 threads under ThreadSanitizer (packages clang, libomp-dev)
+	@$(MAKE) --no-print-directory CC=clang SAN=tsan build/clang-tsan/temper
+	@scripts/tsan build/clang-tsan/temper
 lint: ## layers, sizes, style, headers, shell scripts
 	@scripts/lint
 format: ## rewrite the sources with clang-format

@@ -52,6 +52,8 @@ int main(void) {
     }
     struct attn_fwd_args bad = {.b = 1, .t = 1, .hq = 3, .hkv = 2, .d = 4};
     is_status(dev_attn_fwd(d, &bad), TM_ERR_SHAPE);
+    bad = (struct attn_fwd_args){.b = 1, .t = 1, .hq = 2, .hkv = 2, .d = 321};
+    is_status(dev_attn_fwd(d, &bad), TM_ERR_UNSUPPORTED); /* the host's packed tiles hold 320 channels */
     dev_close(&d);
     return tap_done();
 }

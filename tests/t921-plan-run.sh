@@ -70,6 +70,11 @@ for s in train calibrate qat evaluate export; do
     saved=$(grep "stage=$s checkpoint" <<<"$run" | sed -E 's/.* bytes=([0-9]+) .*/\1/' | tail -n 1)
     [ -z "$saved" ] || is "$(of "$s" | sed -nE 's/.*a checkpoint \(([0-9]+) bytes\).*/\1/p')" "$saved" "$s: bytes of a checkpoint"
 done
+# The process: on so small a model mostly MPI and libraries, hence the wide bound; 3 % on real ones (make bench).
+read -r planned used < <(grep 'stage=export memory process' <<<"$run" | sed -E 's/.*planned=([0-9.]+) used=([0-9.]+) MiB.*/\1 \2/')
+awk -v p="${planned:-0}" -v u="${used:-0}" 'BEGIN { exit !(p > 10 && u > 0.7 * p && u < 1.3 * p) }'
+ok $? "memory of the largest process, MiB: planned ${planned:-?}, used ${used:-?}"
+
 is "$(of export | sed -nE 's/.*\(([0-9]+) bytes\)/\1/p')" "$(stat -c %s "$dir"/run/export/*.safetensors)" "bytes of the exported file"
 
 # FLOPs of a step: 6 a parameter of a linear and token, 7 t (t + 1) heads d a layer and row for attention; within 3% (norms, rotary, optimizer).

@@ -65,7 +65,7 @@ void ckpt_close(struct ckpt **pc) {
 }
 
 enum status ckpt_find_latest_all(const char *dir, struct par_group *world, char *out, size_t cap, int64_t *step) {
-    out[0] = 0;
+    memset(out, 0, cap); /* all of it is sent */
     *step = -1;
     TM_TRY(par_agree_all(par_group_rank(world) == 0 ? ckpt_find_latest(dir, out, cap, step) : TM_OK));
     TM_TRY(par_bcast(world, step, sizeof *step, 0));

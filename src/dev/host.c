@@ -48,9 +48,12 @@ const struct dev_table dev_host = {
 #undef OP
 };
 
-enum status host_scratch(struct dev *d, size_t bytes, char **base, size_t *stride) {
-    size_t each = size_align(bytes, 4096), all;
-    if (!size_mul(each, (size_t)d->threads, &all)) return TM_FAIL(TM_ERR_MEMORY, "work space of %zu bytes", bytes);
+enum status host_scratch(struct dev *d, size_t shared, size_t each, char **base, size_t *first, size_t *stride) {
+    size_t all;
+    *first = size_align(shared, 4096);
+    *stride = size_align(each, 4096);
+    if (!size_mul(*stride, (size_t)d->threads, &all) || !size_add(all, *first, &all))
+        return TM_FAIL(TM_ERR_MEMORY, "work space of %zu bytes and %zu for each thread", shared, each);
     if (all > d->scratch_bytes) {
         mem_free(&d->scratch);
         d->scratch_bytes = 0;
@@ -58,7 +61,6 @@ enum status host_scratch(struct dev *d, size_t bytes, char **base, size_t *strid
         d->scratch_bytes = all;
     }
     *base = d->scratch;
-    *stride = each;
     return TM_OK;
 }
 

@@ -13,8 +13,9 @@ static inline float *host_f32(dptr p) { return (float *)(uintptr_t)p.a; }
 static inline int32_t *host_i32(dptr p) { return (int32_t *)(uintptr_t)p.a; }
 static inline double *host_f64(dptr p) { return (double *)(uintptr_t)p.a; }
 
-/* Work space of at least `bytes` for each thread, *stride bytes apart; it grows once and is kept. Undefined contents. */
-enum status host_scratch(struct dev *d, size_t bytes, char **base, size_t *stride);
+/* Work space: `shared` bytes at *base, then `each` bytes for each thread from *base + *first on, *stride bytes apart. It grows and is
+ * kept. Undefined contents. */
+enum status host_scratch(struct dev *d, size_t shared, size_t each, char **base, size_t *first, size_t *stride);
 
 /* Element-wise loops are cut into pieces of HOST_CHUNK elements; work below HOST_SERIAL elements stays on one thread. */
 enum { HOST_CHUNK = 8192, HOST_SERIAL = 32768, HOST_COLUMNS = 256 };

@@ -1,29 +1,9 @@
 /* Fake quantization on the host. Element-wise: no order, the same bits for any thread count and vector width. The arithmetic is
  * numfmt/scale.h. */
+#include "base/clones.h"
 #include "base/size.h"
 #include "dev/host.h"
 #include "numfmt/scale.h"
-
-/* Leaf loops are compiled once per instruction set and chosen at load time. ThreadSanitizer is not up yet when that happens. */
-#if defined(__SANITIZE_THREAD__)
-#define CLONES
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define CLONES
-#endif
-#endif
-#if !defined(CLONES) && defined(__x86_64__) && defined(__linux__)
-#define CLONES __attribute__((target_clones("default", "avx2", "avx512f")))
-#elif !defined(CLONES)
-#define CLONES
-#endif
-
-/* gcc needs to be told that in-place rows are fine; clang finds out alone, and its sanitizer builds refuse the promise. */
-#ifdef __clang__
-#define SIMD
-#else
-#define SIMD _Pragma("omp simd")
-#endif
 
 enum { PARALLEL_FROM = 1 << 15 }; /* elements: below, starting threads costs more than it saves */
 

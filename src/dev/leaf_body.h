@@ -20,12 +20,21 @@ enum {
     BLOCK = 256
 }; /* values that a two-pass loop keeps in L1; a multiple of LANES, so that lanes do not see blocks */
 
-/* The tree of the lanes: distance 8, 4, 2, 1. */
-LANE_FN float fold(float a[LANES]) {
-    for (int d = LANES / 2; d; d /= 2)
-        for (int l = 0; l < d; l++) a[l] += a[l + d];
-    return a[0];
-}
+/* The tree of the lanes: distance 8, 4, 2, 1. Each level has names of its own: a loop over levels stays scalar. */
+_Static_assert(LANES == 16, "the tree of 16 lanes");
+#define LANE_TREE(type, name, of)                              \
+    LANE_FN type name(const type a[LANES]) {                   \
+        type b[8], c[4], d[2];                                 \
+        for (int l = 0; l < 8; l++) b[l] = of(a[l], a[l + 8]); \
+        for (int l = 0; l < 4; l++) c[l] = of(b[l], b[l + 4]); \
+        for (int l = 0; l < 2; l++) d[l] = of(c[l], c[l + 2]); \
+        return of(d[0], d[1]);                                 \
+    }
+#define LANE_SUM(x, y) ((x) + (y))
+#define LANE_MAX(x, y) ((y) > (x) ? (y) : (x))
+LANE_TREE(float, fold, LANE_SUM)
+LANE_TREE(double, fold_wide, LANE_SUM)
+LANE_TREE(float, fold_max, LANE_MAX)
 LANE_FN void lanes_add(float acc[LANES], const float *x, int64_t n) {
     int64_t i = 0;
     for (; i + LANES <= n; i += LANES)
@@ -105,9 +114,7 @@ LEAF_FN float max(const float *x, int64_t n) {
     for (; i + LANES <= n; i += LANES)
         for (int l = 0; l < LANES; l++) acc[l] = x[i + l] > acc[l] ? x[i + l] : acc[l];
     for (int l = 0; i + l < n; l++) acc[l] = x[i + l] > acc[l] ? x[i + l] : acc[l];
-    for (int d = LANES / 2; d; d /= 2)
-        for (int l = 0; l < d; l++) acc[l] = acc[l + d] > acc[l] ? acc[l + d] : acc[l];
-    return acc[0];
+    return fold_max(acc);
 }
 LEAF_FN int64_t find(const float *x, int64_t n, float value) {
     int64_t i = 0;
@@ -170,9 +177,7 @@ LEAF_FN double sum_squares(const float *x, int64_t n) {
     for (; i + LANES <= n; i += LANES)
         for (int l = 0; l < LANES; l++) acc[l] += (double)x[i + l] * (double)x[i + l];
     for (int l = 0; i + l < n; l++) acc[l] += (double)x[i + l] * (double)x[i + l];
-    for (int d = LANES / 2; d; d /= 2)
-        for (int l = 0; l < d; l++) acc[l] += acc[l + d];
-    return acc[0];
+    return fold_wide(acc);
 }
 LEAF_FN uint32_t amax(const float *x, int64_t n) {
     uint32_t top = 0;
@@ -186,18 +191,21 @@ LEAF_FN uint32_t amax(const float *x, int64_t n) {
 
 /* Scale a row of scores and mask what it does not see. */
 LANE_FN void visible(float *s, float factor, int32_t lo, int32_t hi) {
+    if (lo == 0 && hi == ATTN_KEYS) {
+        SIMD for (int32_t j = 0; j < ATTN_KEYS; j++) s[j] *= factor;
+        return;
+    }
     SIMD for (int32_t j = 0; j < ATTN_KEYS; j++) {
         int in = (j >= lo) & (j < hi);
         s[j] = in ? s[j] * factor : -INFINITY;
     }
 }
-/* One key tile of the online softmax (Milakov & Gimelshein 2018): scores [rows, ATTN_KEYS] become exp(score - running maximum); the
- * running maximum, sum and weighted values acc [rows, d] are rescaled. A row that saw nothing keeps -inf, 0, 0. top and sum have
- * ATTN_ROWS places. */
+/* One key tile of the online softmax (Milakov & Gimelshein 2018): scores become exp(score - running maximum); the running maximum, sum and
+ * weighted values acc [rows, d] are rescaled. A row that saw nothing keeps -inf, 0, 0. top and sum have ATTN_ROWS places. */
 LEAF_FN void attn_softmax(const struct leaf_attn *t, float *s, float *top, float *sum, float *acc, int64_t d) {
     float base[ATTN_ROWS] = {0}, alpha[ATTN_ROWS], part[ATTN_ROWS] = {0};
     for (int64_t r = 0; r < t->rows; r++) {
-        float *row = s + r * ATTN_KEYS;
+        float *row = s + r * t->ld;
         visible(row, t->scale, t->lo[r], t->hi[r]);
         base[r] = max(row, ATTN_KEYS);
     }
@@ -208,7 +216,7 @@ LEAF_FN void attn_softmax(const struct leaf_attn *t, float *s, float *top, float
         alpha[r] = vmath_exp(old - base[r]);
     }
     for (int64_t r = 0; r < t->rows; r++) {
-        float *row = s + r * ATTN_KEYS, lanes[LANES] = {0};
+        float *row = s + r * t->ld, lanes[LANES] = {0};
         SIMD for (int j = 0; j < ATTN_KEYS; j++) row[j] = vmath_exp(row[j] - base[r]);
         lanes_add(lanes, row, ATTN_KEYS);
         part[r] = fold(lanes);
@@ -221,7 +229,7 @@ LEAF_FN void attn_softmax(const struct leaf_attn *t, float *s, float *top, float
 LEAF_FN void attn_grad(const struct leaf_attn *t, float *s, float *dp, const float *lse, const float *delta,
                        int64_t stride) {
     for (int64_t r = 0; r < t->rows; r++) {
-        float *p = s + r * ATTN_KEYS, *g = dp + r * ATTN_KEYS, factor = t->scale;
+        float *p = s + r * t->ld, *g = dp + r * t->ld, factor = t->scale;
         float l = lse[r * stride], e = delta[r * stride];
         int32_t lo = t->lo[r], hi = t->hi[r];
         SIMD for (int32_t j = 0; j < ATTN_KEYS; j++) {

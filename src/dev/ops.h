@@ -39,7 +39,8 @@ struct gemm_term {
 
 /* C[m,n] = (accumulate ? C : 0) ⊕ tree over segments j of ( chain over terms t of sum over k in segment j of a_t b_t ) + bias[n].
  * A segment empty in all terms contributes nothing (the tree skips it). With one segment and accumulate, the chain starts from C
- * (one longer chain); accumulate with more segments is refused. bias may be 0. All segments empty: C is zero. */
+ * (one longer chain); accumulate with more segments is refused. bias may be 0. All segments empty: C is zero.
+ * bf16: both factors are rounded to bf16 first; products and sums are fp32, in blocks of 32 k (host_gemm.h). */
 struct gemm_args {
     enum gemm_layout layout;
     int64_t m, n;
@@ -48,6 +49,7 @@ struct gemm_args {
     dptr c, bias;
     int64_t ldc;
     int accumulate;
+    int bf16;
 };
 
 /* y[N,C] = table[id - row0] where row0 <= id < row0 + rows, else +0. ids [N] int32. A table entry of -0 becomes +0 (so that summing over

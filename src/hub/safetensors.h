@@ -56,6 +56,6 @@ enum status hub_read_i64(const struct hub_model *m, const struct hub_entry *e, c
 enum status hub_read_i32(const struct hub_model *m, const struct hub_entry *e, const struct tensor_box *box,
                          int32_t *out);
 
-/* NaN and Inf among x[n]. hub_need_finite raises NUMERIC when there is one, naming file, tensor, count and value. */
+/* NaN and Inf among x[n]. hub_need_finite raises NUMERIC when there is one, naming file, tensor, count in x and value. */
 int64_t hub_count_nonfinite(const float *x, int64_t n);
 enum status hub_need_finite(const struct hub_model *m, const struct hub_entry *e, const float *x, int64_t n);

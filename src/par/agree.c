@@ -15,7 +15,7 @@ static int severity(enum status st) {
 
 /* Every rank gets the message of rank `guilty` of g. What this rank had to say itself is logged first, if that was something else. */
 static enum status share_message(struct par_group *g, enum status mine, int guilty) {
-    char own[MESSAGE_BYTES], message[MESSAGE_BYTES] = {0};
+    char own[MESSAGE_BYTES] = {0}, message[MESSAGE_BYTES] = {0}; /* all of them are sent */
     snprintf(own, sizeof own, "%s", mine == TM_OK ? "" : status_message());
     if (guilty == g->rank) memcpy(message, own, sizeof message);
     TRY_MPI(g, MPI_Bcast(message, sizeof message, MPI_CHAR, guilty, g->comm));

@@ -9,6 +9,7 @@
 #include "base/mem.h"
 #include "base/size.h"
 #include "numfmt/scale.h"
+#include "quant/codes.h"
 
 /* --- the list ----------------------------------------------------------------------------------------------------------- */
 
@@ -201,42 +202,21 @@ struct row {
     bool bf16;
 };
 static float at(const struct row *r, int64_t i) { return r->bf16 ? bf16_round(r->x[i]) : r->x[i]; }
-/* Largest magnitude of n elements from `first` on; the elements are finite. */
-static float largest(const struct row *r, int64_t first, int64_t n) {
-    float m = 0;
-    for (int64_t i = first; i < first + n; i++) {
-        float a = bits_abs(at(r, i));
-        m = a > m ? a : m;
-    }
-    return m;
-}
-
-/* Whether all elements are finite in the exported type: bf16 overflows half a unit above its largest number. */
-static bool row_finite(const struct row *r) {
-    uint32_t limit = r->bf16 ? 0x7f7f8000u : 0x7f800000u, bad = 0;
-    for (int64_t i = 0; i < r->n; i++) bad |= (bits_of(r->x[i]) & 0x7fffffffu) >= limit;
-    return !bad;
-}
-
 static void put_plain(const struct row *r, char *out) {
-    if (!r->bf16) {
+    if (r->bf16)
+        codes_bf16(r->x, r->n, out);
+    else
         memcpy(out, r->x, (size_t)r->n * sizeof *r->x);
-        return;
-    }
-    for (int64_t i = 0; i < r->n; i++) {
-        uint16_t code = bf16_encode(r->x[i]);
-        memcpy(out + 2 * i, &code, 2);
-    }
 }
 /* Codes: n elements from `first` on, that all have one scale, into their place in a row of codes. */
 static void put_fp8(const struct row *r, int64_t first, int64_t n, float scale, uint8_t *out) {
-    for (int64_t i = first; i < first + n; i++) out[i] = e4m3_encode(scale_divide_fp8(at(r, i), scale, r->bf16));
+    codes_fp8(r->x + first, n, scale, r->bf16, out + first);
 }
 static void put_e4m3(const struct row *r, int64_t first, int64_t n, float scale, uint8_t *out) {
     for (int64_t i = first; i < first + n; i++) out[i] = e4m3_encode(at(r, i) / scale);
 }
 static void put_int8(const struct row *r, int64_t first, int64_t n, float scale, uint8_t *out) {
-    for (int64_t i = first; i < first + n; i++) out[i] = (uint8_t)int8_encode(at(r, i) / scale);
+    codes_int8(r->x + first, n, scale, r->bf16, out + first);
 }
 /* The row is two rows of n elements: the second one's codes go into the high nibbles. */
 static void put_int4(const struct row *r, int64_t first, int64_t n, float scale, uint8_t *out) {
@@ -246,13 +226,13 @@ static void put_int4(const struct row *r, int64_t first, int64_t n, float scale,
         *byte = (uint8_t)(high ? *byte | code << 4 : code);
     }
 }
-static void put_nvfp4(const struct row *r, int64_t first, int64_t n, float step, uint8_t *out) {
-    for (int64_t i = first; i < first + n; i += 2)
-        out[i / 2] = (uint8_t)(e2m1_encode(at(r, i) / step) | e2m1_encode(at(r, i + 1) / step) << 4);
-}
 static void put_mxfp4(const struct row *r, int64_t first, int64_t n, float step, uint8_t *out) {
     for (int64_t i = first; i < first + n; i += 2)
         out[i / 2] = (uint8_t)(e2m1_encode_down(at(r, i) / step) | e2m1_encode_down(at(r, i + 1) / step) << 4);
+}
+/* A whole row of codes and block scales under one second-level scale. */
+static void put_nvfp4(const struct row *r, float second, uint8_t *codes, char *scales) {
+    codes_nvfp4(r->x, r->n, second, r->bf16, codes, (uint8_t *)scales);
 }
 
 /* Scales of blocks: from a block's maximum (and the second level) what is stored at `out`; what elements are divided by. */
@@ -261,11 +241,6 @@ static float block_int4(float top, float second, char *out) {
     (void)second;
     memcpy(out, &scale, sizeof scale);
     return scale;
-}
-static float block_nvfp4(float top, float second, char *out) {
-    float scale = scale_nvfp4_block(top, second);
-    *out = (char)e4m3_encode(scale);
-    return scale_nvfp4_step(scale, second);
 }
 static float block_mxfp4(float top, float second, char *out) {
     uint8_t code = scale_mxfp4(top);
@@ -284,22 +259,23 @@ static float block_mxfp8(float top, float second, char *out) {
 static const struct codec {
     void (*codes)(const struct row *r, int64_t first, int64_t n, float scale, uint8_t *out);
     float (*block)(float top, float second, char *out);
+    void (*row)(const struct row *r, float second, uint8_t *codes, char *scales); /* instead of both */
 } codecs[FQ_KINDS] = {
-    [FQ_FP8] = {put_fp8, NULL},
-    [FQ_FP8_BLOCK] = {put_e4m3, NULL},
-    [FQ_INT8_BLOCK] = {put_int8, NULL},
-    [FQ_INT4_BLOCK] = {put_int4, block_int4},
-    [FQ_NVFP4] = {put_nvfp4, block_nvfp4},
-    [FQ_NVFP4_A8] = {put_nvfp4, block_nvfp4},
-    [FQ_MXFP4] = {put_mxfp4, block_mxfp4},
-    [FQ_MXFP8] = {put_e4m3, block_mxfp8},
+    [FQ_FP8] = {.codes = put_fp8},
+    [FQ_FP8_BLOCK] = {.codes = put_e4m3},
+    [FQ_INT8_BLOCK] = {.codes = put_int8},
+    [FQ_INT4_BLOCK] = {.codes = put_int4, .block = block_int4},
+    [FQ_NVFP4] = {.row = put_nvfp4},
+    [FQ_NVFP4_A8] = {.row = put_nvfp4},
+    [FQ_MXFP4] = {.codes = put_mxfp4, .block = block_mxfp4},
+    [FQ_MXFP8] = {.codes = put_e4m3, .block = block_mxfp8},
 };
 
 /* The fp32 scale of a tile (row: column 0), or of the tensor. */
 static float scale_at(const struct row *r, const struct quant_linear *l, int64_t row, int64_t tile) {
     const struct quant_format_info *f = quant_format(l->weight);
     float amax = l->weight_amax;
-    if (f->axis == QUANT_ROW) amax = l->maxima ? l->maxima[row] : largest(r, 0, r->n);
+    if (f->axis == QUANT_ROW) amax = l->maxima ? l->maxima[row] : codes_largest(r->x, r->n, r->bf16);
     if (f->axis == QUANT_TILE && l->maxima && quant_maxima(l->weight, l->out, l->in) > 1)
         amax = l->maxima[row / f->block * size_ceil_div(l->in, f->block) + tile];
     return quant_scale(l->weight, r->bf16 ? bf16_round(amax) : amax);
@@ -312,12 +288,18 @@ static bool put_weights(const struct row *r, const struct quant_linear *l, int64
     const struct codec *c = &codecs[f->weight_kind];
     int64_t step = f->block ? f->block : r->n, bytes = (int64_t)dtype_bytes(f->scale_dtype), n;
     char unwanted[4];
-    float scale = 0;
+    float scale = scale_at(r, l, row, 0);
+    if (c->row && good_scale(scale)) {
+        c->row(r, scale, codes, scales);
+        return true;
+    }
     for (int64_t i = 0; i < r->n; i += n) {
         n = size_min(step, r->n - i);
-        if (i == 0 || f->axis == QUANT_TILE) scale = scale_at(r, l, row, i / step);
+        if (i > 0 && f->axis == QUANT_TILE) scale = scale_at(r, l, row, i / step);
         if (!good_scale(scale)) return false;
-        float by = c->block ? c->block(largest(r, i, n), scale, scales ? scales + i / step * bytes : unwanted) : scale;
+        float by = c->block ? c->block(codes_largest(r->x + i, n, r->bf16), scale,
+                                       scales ? scales + i / step * bytes : unwanted)
+                            : scale;
         if (codes) c->codes(r, i, n, by, codes);
     }
     return true;
@@ -326,7 +308,7 @@ static bool put_weights(const struct row *r, const struct quant_linear *l, int64
 /* One row of a tensor; false when something is not finite. */
 static bool put_row(const struct quant_pack *p, const struct quant_tensor *t, int64_t row, const float *x, char *out) {
     struct row r = {x, t->row_elems, p->round_bf16};
-    if (!row_finite(&r)) return false;
+    if (!codes_finite(r.x, r.n, r.bf16)) return false;
     if (t->kind == PACK_PLAIN) {
         put_plain(&r, out);
         return true;

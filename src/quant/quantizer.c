@@ -127,7 +127,7 @@ static enum status finish_create(struct quant_model *q) {
     TM_TRY(dev_alloc(q->m->o.dev, "quantizers", (size_t)q->n_amax * 4, &q->device_amax));
     if (cut) TM_TRY(dev_alloc(q->m->o.dev, "quantizers", (size_t)cut * 4, &q->maxima));
     q->copy_bytes = bytes;
-    return dev_alloc(q->m->o.dev, "quantized weights", bytes, &q->copies);
+    return TM_OK;
 }
 
 static enum status resolve(struct quant_model *q, const struct quant_policy *p) {
@@ -370,6 +370,7 @@ enum status quant_model_apply(struct quant_model *q) {
     struct arena a;
     uint64_t at;
     q->mode = QUANT_FAKE;
+    if (!q->copies.a) TM_TRY(dev_alloc(q->m->o.dev, "quantized weights", q->copy_bytes, &q->copies));
     arena_init(&a, "quantized weights", q->copies.a, q->copy_bytes);
     for (int j = 0; j < q->n_linears; j++) {
         struct model_param *p = q->param[j];

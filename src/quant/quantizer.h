@@ -36,9 +36,8 @@ struct quant_model {
     bool any; /* something is quantized */
 };
 
-/* Resolve the policy for every linear and KV cache of the model and check that the combination has an export form. Allocates the copies.
- * Local; the caller destroys (before the model). Errors: DECK, UNSUPPORTED, SHAPE (also a block that is no
- * part of a cached head), MEMORY. */
+/* Resolve the policy for every linear and KV cache of the model and check that the combination has an export form. Local; the caller
+ * destroys (before the model). Errors: DECK, UNSUPPORTED, SHAPE (also a block that is no part of a cached head), MEMORY. */
 enum status quant_model_create(struct model *m, const struct quant_policy *p, struct quant_model **out);
 /* The same from what quant_model_formats gave. Errors: FORMAT. */
 enum status quant_model_restore(struct model *m, const json_t *formats, struct quant_model **out);
@@ -55,7 +54,8 @@ enum status quant_observe_begin(struct quant_model *q);
 enum status quant_observe_finish_all(struct quant_model *q);
 /* The host's maxima onto the device (after loading a checkpoint). Local. */
 enum status quant_model_upload(struct quant_model *q);
-/* Renew the fake-quantized copies from the masters and let the model read them. Collective over the tensor group. */
+/* Renew the fake-quantized copies from the masters and let the model read them; the first call allocates them. Collective over the tensor
+ * group. Errors: MEMORY. */
 enum status quant_model_apply(struct quant_model *q);
 
 /* Whether an activation has a maximum to be measured: if not, calibration needs no data. */

@@ -117,6 +117,7 @@ static enum status loop_all(struct calibrate *c) {
                        (long long)size_min(c->rows, c->done * c->micro));
     }
     TM_TRY(train_pass_drain(c->pass));
+    TM_TRY(stage_progress_result(c->r, c->s, &progress));
     return save_all(c, true);
 }
 

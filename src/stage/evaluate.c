@@ -9,6 +9,7 @@
 #include "stage/inputs.h"
 #include "stage/plan.h"
 #include "stage/probe.h"
+#include "stage/progress.h"
 #include "stage/quantized.h"
 #include "train/step.h"
 
@@ -19,6 +20,8 @@ struct eval {
     int64_t rows, t, micro;
     struct stage_model student, teacher;
     struct stage_quant quant;
+    struct stage_progress progress;
+    int64_t round; /* of micro-batches, that begins next */
 };
 
 static bool compares(const struct deck_stage *s) {
@@ -31,7 +34,7 @@ static enum status open_all(struct eval *e) {
     e->t = data_set_seq_length(e->set);
     e->micro = size_min(s->batch.micro, e->rows);
     TM_TRY(stage_open_model_all(e->r, s, false, e->t, &e->student));
-    TM_TRY(stage_open_quant_all(e->r, s, e->student.m, &e->quant));
+    TM_TRY(stage_open_quant_all(e->r, s, e->student.m, true, &e->quant));
     return compares(s) ? stage_open_teacher_all(e->r, s, e->t, &e->teacher) : TM_OK;
 }
 
@@ -67,6 +70,7 @@ static enum status report(struct eval *e, const struct train_tally *t) {
     TM_TRY(stage_result(e->r, e->s, "nll", nll, "nats/token"));
     TM_TRY(stage_result(e->r, e->s, "perplexity", exp(nll), ""));
     TM_TRY(stage_result(e->r, e->s, "tokens", t->tokens, "tokens"));
+    TM_TRY(stage_progress_result(e->r, e->s, &e->progress));
     if (e->teacher.m) {
         TM_TRY(stage_result(e->r, e->s, "kl", t->kl / t->tokens, "nats/token"));
         TM_TRY(stage_result(e->r, e->s, "agreement", t->agree / t->tokens, ""));
@@ -81,10 +85,25 @@ static void plan_rounds(const struct eval *e) {
     stage_plan_rounds(e->r, "micro-batch on every replica", n, (int64_t)n);
 }
 
-/* An evaluation keeps nothing on a stop: it is done again. */
+/* So many rounds of micro-batches were run. */
+static void progress(struct eval *e, int64_t done) {
+    int64_t each = e->micro * e->r->grid.dp, rounds = size_ceil_div(e->rows, each);
+    if (done > 0 && !e->r->plan)
+        stage_progress(&e->progress, done, rounds, each * e->t, "samples=%lld",
+                       (long long)size_min(e->rows, done * each));
+}
+
+static void begin_rounds(struct eval *e) {
+    e->progress = (struct stage_progress){0};
+    e->round = 0;
+    stage_plan_begin(e->r);
+}
+
+/* Before each round. An evaluation keeps nothing on a stop: it is done again. */
 static enum status poll_all(void *eval) {
     struct eval *e = eval;
     bool save;
+    progress(e, e->round++);
     return stage_poll_all(e->r, &save);
 }
 
@@ -94,7 +113,7 @@ static enum status score_all(struct eval *e) {
     struct train_pass *pass = NULL, *teacher = NULL;
     struct train_tally tally;
     enum status st = par_agree_all(make_passes(e, &pass, &teacher));
-    stage_plan_begin(e->r);
+    begin_rounds(e);
     if (st == TM_OK)
         st = train_eval_all(&(struct train_eval){.pass = pass,
                                                  .set = e->set,
@@ -103,6 +122,7 @@ static enum status score_all(struct eval *e) {
                                                  .poll_all = poll_of(e),
                                                  .poll_context = e},
                             &tally);
+    if (st == TM_OK) progress(e, e->round);
     plan_rounds(e);
     if (st == TM_OK && !e->r->plan) st = report(e, &tally);
     train_pass_destroy(&pass);
@@ -198,7 +218,7 @@ static enum status probe_all(struct eval *e) {
     struct train_tally none;
     if (!*e->s->logits_out && !*e->s->hidden_out) return TM_OK;
     enum status st = par_agree_all(prepare_probes(&p));
-    stage_plan_begin(e->r);
+    begin_rounds(e);
     if (st == TM_OK)
         st = train_eval_all(&(struct train_eval){p.pass, e->set, e->micro, samples(e),
                                                  e->r->plan ? NULL : keep_micro_batch, &p, poll_of(e), e},
@@ -305,7 +325,7 @@ static enum status layer_error_all(struct eval *e) {
     struct train_tally none;
     if (!e->s->layer_error || !e->teacher.m) return TM_OK;
     enum status st = par_agree_all(prepare_layers(&x));
-    stage_plan_begin(e->r);
+    begin_rounds(e);
     if (st == TM_OK)
         st = train_eval_all(&(struct train_eval){x.mine, e->set, e->micro, samples(e), compare_layers, &x, poll_of(e),
                                                  e},

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -198,6 +199,7 @@ static enum status refuse_source(const struct export *e) {
 static enum status write_all(struct export *e) {
     const char *dir = e->s->dir;
     int64_t bytes = 0;
+    double begin = clock_seconds();
     enum status st = source_dtype(e);
     if (st == TM_OK) st = make_pack(e);
     if (st == TM_OK) st = make_plan(e);
@@ -207,6 +209,7 @@ static enum status write_all(struct export *e) {
     TM_TRY(write_weights_all(e, dir));
     TM_TRY(par_agree_all(write_companions(e, dir)));
     for (size_t i = 0; i < e->pack->n; i++) bytes += e->pack->tensors[i].rows * e->pack->tensors[i].row_bytes;
+    log_info("exported bytes=%lld seconds=%.3f path=%s", (long long)bytes, clock_seconds() - begin, dir);
     TM_TRY(stage_result(e->r, e->s, "bytes", (double)bytes, "bytes"));
     return stage_result_text(e->r, e->s, "directory", dir);
 }
@@ -216,7 +219,7 @@ enum status stage_export_all(struct stage_run *r, const struct deck_stage *s) {
     bool save;
     enum status st = stage_poll_all(r, &save);
     if (st == TM_OK) st = stage_open_model_all(r, s, false, 1, &e.model);
-    if (st == TM_OK) st = stage_open_quant_all(r, s, e.model.m, &e.quant);
+    if (st == TM_OK) st = stage_open_quant_all(r, s, e.model.m, false, &e.quant);
     if (st == TM_OK) st = write_all(&e);
     quant_pack_destroy(&e.pack);
     hub_plan_destroy(&e.plan);

@@ -160,7 +160,7 @@ static enum status open_all(struct learn *l, bool with_teacher) {
     if (s->eval_set && s->eval_every > 0) TM_TRY(stage_open_set_all(l->r, s, s->eval_set, &l->eval_set, &l->eval_rows));
     if (l->eval_set) t = size_max(t, data_set_seq_length(l->eval_set));
     TM_TRY(stage_open_model_all(l->r, s, true, t, &l->student));
-    TM_TRY(stage_open_quant_all(l->r, s, l->student.m, &l->quant));
+    TM_TRY(stage_open_quant_all(l->r, s, l->student.m, true, &l->quant));
     if (with_teacher) TM_TRY(stage_open_teacher_all(l->r, s, t, &l->teacher));
     enum status st = set_losses(l, with_teacher);
     if (st == TM_OK) st = make_passes(l);
@@ -286,6 +286,7 @@ static enum status steps_all(struct learn *l) {
         }
     }
     TM_TRY(save_all(l, true));
+    TM_TRY(stage_progress_result(l->r, s, &progress));
     TM_TRY(stage_result(l->r, s, "steps", (double)l->done, "steps"));
     TM_TRY(stage_result(l->r, s, "skipped", (double)l->step.skipped, "steps"));
     return isfinite(l->loss) ? stage_result(l->r, s, "loss", l->loss, "nats/token") : TM_OK;

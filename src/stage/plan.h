@@ -36,6 +36,9 @@ enum status stage_plan(const struct stage_run *of, const struct deck_stage *s, c
 /* The same on every rank of a run, as itself, before the stage. Collective over the world. Errors: also MEMORY, when a rank needs more than
  * device.memory_gib. */
 enum status stage_plan_all(const struct stage_run *of, const struct deck_stage *s, struct stage_plan *out);
+/* What the process holds beside what is planned, before the first stage: code, MPI, libraries, work space of the kernels. Sets r->base, and has the
+ * allocator keep little of what is freed. Local. */
+void stage_memory_begin(struct stage_run *r);
 /* After the stage: log, by class, planned bytes against those that were taken, for the largest rank, and what the processes hold besides.
  * Collective over the world. */
 enum status stage_memory_all(struct stage_run *r, const struct stage_plan *planned);

@@ -56,10 +56,8 @@ static enum status print_largest(const struct whole *w, const struct deck_stage 
     }
     TM_TRY(str_printf(out, "    %-20s %12s  batches, tapes and lists, beside the device's memory\n", "host buffers",
                       amount((double)p->host, text)));
-    TM_TRY(
-        str_printf(out,
-                   "    %-20s %12s  apart, an estimate: MPI, libraries, work space of the kernels, files under way\n",
-                   "MPI and libraries", "0.1-0.5 GiB"));
+    TM_TRY(str_printf(out, "    %-20s %12s  apart, an estimate: code, MPI, libraries; a run measures it\n",
+                      "MPI and libraries", "0.05-0.2 GiB"));
     if (s->device.memory_gib > 0 && (double)bytes_of(p) > s->device.memory_gib * (1 << 30))
         TM_TRY(
             str_printf(out, "    this is above device.memory_gib = %g: the run would refuse\n", s->device.memory_gib));

@@ -30,7 +30,7 @@ static bool draw(int64_t done, int64_t total, const char *rate, const char *text
 void stage_progress(struct stage_progress *p, int64_t done, int64_t total, int64_t tokens, const char *fmt, ...) {
     const double every_s = 5, redraw_s = 0.2;
     char text[256], rate[96];
-    double now = clock_seconds();
+    double now = p->now = clock_seconds();
     if (p->begin == 0) { /* the first step also warms up: the rate counts from its end */
         p->begin = now;
         p->first = done;
@@ -47,4 +47,9 @@ void stage_progress(struct stage_progress *p, int64_t done, int64_t total, int64
     if (!last && draw(done, total, rate, text)) return;
     if (!log_due(&p->last, every_s) && !last) return;
     log_info("step=%lld/%lld %s%s", (long long)done, (long long)total, text, rate);
+}
+
+enum status stage_progress_result(struct stage_run *r, const struct deck_stage *s, const struct stage_progress *p) {
+    if (!(p->now > p->begin) || p->tokens == 0) return TM_OK;
+    return stage_result(r, s, "tokens_per_s", (double)p->tokens / (p->now - p->begin), "tokens/s");
 }

@@ -3,8 +3,10 @@
 
 #include <stdint.h>
 
+#include "stage/run.h"
+
 struct stage_progress { /* zero-initialise */
-    double begin, last, drawn;
+    double begin, now, last, drawn;
     int64_t first, tokens;
 };
 
@@ -12,3 +14,5 @@ struct stage_progress { /* zero-initialise */
  * redrawn in place stands for all but the last of these lines. tokens: of this step. Local. */
 void stage_progress(struct stage_progress *p, int64_t done, int64_t total, int64_t tokens, const char *fmt, ...)
     __attribute__((format(printf, 5, 6)));
+/* The result tokens_per_s: from the end of the first step, which also warms up, to the last call; none when there was but one step. Local. */
+enum status stage_progress_result(struct stage_run *r, const struct deck_stage *s, const struct stage_progress *p);

@@ -65,21 +65,21 @@ enum status stage_load_maxima(struct quant_model *q, struct ckpt *c) {
 }
 
 /* What the checkpoint of stage `from` will hold: the quantizers of the calibration that it goes back to. */
-static enum status plan_quant(struct stage_run *r, int from, struct model *m, struct stage_quant *out) {
+static enum status plan_quant(struct stage_run *r, int from, struct model *m, bool apply, struct stage_quant *out) {
     const struct deck_stage *stages = r->deck->stages.v;
     while (from >= 0 && stages[from].kind != DECK_KIND_calibrate) from = stages[from].from_index;
     if (from < 0) return TM_OK;
     TM_TRY(stage_make_quant(&stages[from], m, out));
-    return quant_model_apply(out->q);
+    return apply ? quant_model_apply(out->q) : TM_OK;
 }
 
-enum status stage_open_quant_all(struct stage_run *r, const struct deck_stage *s, struct model *m,
+enum status stage_open_quant_all(struct stage_run *r, const struct deck_stage *s, struct model *m, bool apply,
                                  struct stage_quant *out) {
     char dir[4096], path[4096];
     int64_t step;
     struct ckpt *c;
     *out = (struct stage_quant){0};
-    if (r->plan) return plan_quant(r, s->from_index, m, out);
+    if (r->plan) return plan_quant(r, s->from_index, m, apply, out);
     if (s->from_index < 0) return TM_OK;
     TM_TRY(stage_ckpt_dir(&r->deck->stages.v[s->from_index], dir, sizeof dir));
     TM_TRY(ckpt_find_latest_all(dir, r->grid.world, path, sizeof path, &step));
@@ -91,7 +91,7 @@ enum status stage_open_quant_all(struct stage_run *r, const struct deck_stage *s
         st = quant_model_restore(m, formats, &out->q);
         if (st == TM_OK) st = stage_load_maxima(out->q, c);
         st = par_agree_all(st); /* applying is a matter of the tensor group */
-        if (st == TM_OK) st = quant_model_apply(out->q);
+        if (st == TM_OK && apply) st = quant_model_apply(out->q);
         if (st == TM_OK) out->hook = quant_model_hook(out->q);
     }
     ckpt_close(&c);

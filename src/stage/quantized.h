@@ -9,8 +9,9 @@ struct stage_quant {
     struct model_hook hook;
 };
 
-/* Restore the quantizers that go with the stage's model, if any, and apply them (fake quantization). Collective over the world. */
-enum status stage_open_quant_all(struct stage_run *r, const struct deck_stage *s, struct model *m,
+/* Restore the quantizers that go with the stage's model, if any; apply: fake-quantize the weights (a second copy of them, which a stage
+ * without a forward pass does not need). Collective over the world. */
+enum status stage_open_quant_all(struct stage_run *r, const struct deck_stage *s, struct model *m, bool apply,
                                  struct stage_quant *out);
 /* Make them from the deck's quant group, not yet measured. Local. */
 enum status stage_make_quant(const struct deck_stage *s, struct model *m, struct stage_quant *out);

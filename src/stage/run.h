@@ -29,6 +29,8 @@ struct stage_run {
     struct dev *dev;
     bool invariant;
     struct stage_plan *plan; /* not NULL: stages are planned, not run (stage/plan.h) */
+    int64_t base;            /* bytes of the process beside its stages: stage_memory_begin */
+    int64_t planned_most;    /* bytes of the process by the plans of its stages so far; -1 unknown */
     int lock;                /* of the run directory, on rank 0 */
     double start;            /* clock_seconds() at the start of the process */
     json_t *results;         /* rank 0: what results.json will hold, an object per stage */

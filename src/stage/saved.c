@@ -43,7 +43,7 @@ enum status stage_save_all(struct stage_run *r, const struct deck_stage *s, int6
                                .keep = (int)s->checkpoint.keep};
     par_note(s->name, done, "checkpoint");
     TM_TRY(ckpt_save_all(&a, &info));
-    log_info("checkpoint step=%lld bytes=%lld seconds=%.2f path=%s", (long long)done, (long long)info.bytes,
+    log_info("checkpoint step=%lld bytes=%lld seconds=%.3f path=%s", (long long)done, (long long)info.bytes,
              info.seconds, info.path);
     return TM_OK;
 }

@@ -5,7 +5,7 @@
 
 enum { TAPE_MAX_IN = 6, TAPE_MAX_OUT = 8, TAPE_NAME = 24 };
 
-enum tape_mode { MODE_FORWARD, MODE_RECOMPUTE, MODE_BACKWARD };
+enum tape_mode { MODE_FORWARD, MODE_RECOMPUTE, MODE_REMAKE, MODE_BACKWARD };
 
 struct tape_op;
 
@@ -14,8 +14,11 @@ struct tape_kind {
     const char *name;
     enum status (*forward)(struct tape *t, const struct tape_op *op);
     enum status (*backward)(struct tape *t, const struct tape_op *op); /* NULL: no gradient passes */
-    unsigned saved_in, saved_out;                                      /* what backward reads */
-    unsigned grad_in;                                                  /* inputs that get a gradient */
+    enum status (*remake)(struct tape *t, const struct tape_op *op);   /* see made_again */
+    unsigned saved_in, saved_out;                                      /* what backward and remake read */
+    unsigned
+        made_again; /* outputs that are too cheap to be kept for backward: remake writes them again when they are wanted */
+    unsigned grad_in;   /* inputs that get a gradient */
     bool grad_through;  /* all those gradients are the gradient of output 0, in place */
     bool grad_joint;    /* all those gradients are one array */
     int grad_in_output; /* > 0: the gradient of input 0 is this output (written by forward) */
@@ -61,7 +64,8 @@ struct tape_value {
     int grad_reader;    /* op that takes its gradient, or -1 */
     tape_val memory_of; /* shares the memory of this value, or TAPE_NONE */
     bool wants_grad, pinned, grad_pinned;
-    int buffer[2]; /* for the forward pass and for recomputation + backward */
+    bool remade;   /* its producer's remake writes it for the backward pass */
+    int buffer[2]; /* for the forward pass, and what is recomputed or remade for the backward pass */
     int grad_buffer;
 };
 

@@ -18,6 +18,17 @@ static enum status norm_forward(struct tape *t, const struct tape_op *op) {
     return dev_rmsnorm_fwd(t->o.dev, &a);
 }
 
+/* y again, from h. */
+static enum status norm_remake(struct tape *t, const struct tape_op *op) {
+    return dev_rmsnorm_fwd(t->o.dev, &(struct rmsnorm_fwd_args){.x = tape_at(t, op, op->out[0]),
+                                                                .gain = op->w[0]->value,
+                                                                .y = tape_at(t, op, op->out[1]),
+                                                                .rstd = tape_at(t, op, op->out[2]),
+                                                                .rows = t->o.tokens * op->u.norm.heads,
+                                                                .c = op->u.norm.d,
+                                                                .eps = op->u.norm.eps});
+}
+
 static enum status norm_backward(struct tape *t, const struct tape_op *op) {
     const struct tape_weight *gain = op->w[0];
     int64_t d = op->u.norm.d;
@@ -40,7 +51,9 @@ static enum status norm_backward(struct tape *t, const struct tape_op *op) {
 static const struct tape_kind norm_kind = {.name = "norm",
                                            .forward = norm_forward,
                                            .backward = norm_backward,
+                                           .remake = norm_remake,
                                            .saved_out = 1 | 4,
+                                           .made_again = 2,
                                            .grad_in = 1 | 2,
                                            .grad_joint = true};
 
@@ -224,8 +237,13 @@ static enum status swiglu_backward(struct tape *t, const struct tape_op *op) {
                                                               .du = tape_grad_at(t, op, op->in[1]),
                                                               .n = elems(t, op->out[0])});
 }
-static const struct tape_kind swiglu_kind = {
-    .name = "swiglu", .forward = swiglu_forward, .backward = swiglu_backward, .saved_in = 3, .grad_in = 3};
+static const struct tape_kind swiglu_kind = {.name = "swiglu",
+                                             .forward = swiglu_forward,
+                                             .backward = swiglu_backward,
+                                             .remake = swiglu_forward,
+                                             .saved_in = 3,
+                                             .made_again = 1,
+                                             .grad_in = 3};
 
 enum status tape_swiglu(struct tape *t, tape_val gate, tape_val up, tape_val *y) {
     struct tape_op op = {.kind = &swiglu_kind, .n_in = 2, .in = {gate, up}, .n_out = 1};

@@ -12,6 +12,7 @@ int tape_buffer_of(const struct tape *t, const struct tape_op *op, tape_val v, e
     /* What a recomputed segment makes is read again from its second copy, by the operations of the segment only. */
     int pass = mode != MODE_FORWARD;
     int segment = op->segment;
+    if (pass && t->value[v].remade) return t->value[v].buffer[1];
     for (;;) {
         const struct tape_value *x = &t->value[v];
         int made_in = x->producer >= 0 ? t->op[x->producer].segment : -1;
@@ -35,12 +36,32 @@ static bool has_backward(const struct tape *t, const struct tape_op *op) {
     return false;
 }
 
+/* Does the backward pass of the operation read its input j? */
+static bool reads_back(const struct tape *t, const struct tape_op *op, int j) {
+    return op->in[j] != TAPE_NONE && (op->kind->saved_in >> j & 1) && has_backward(t, op);
+}
+
+/* Which values are made again: read by backward, in memory of their own that nothing changes, in a segment that keeps things. */
+static void find_remade(struct tape *t) {
+    for (size_t i = 0; t->o.training && i < t->n_op; i++)
+        for (int j = 0; j < t->op[i].n_in; j++) {
+            if (!reads_back(t, &t->op[i], j)) continue;
+            struct tape_value *v = &t->value[t->op[i].in[j]];
+            if (v->producer < 0 || v->pinned || v->memory_of != TAPE_NONE) continue;
+            const struct tape_op *maker = &t->op[v->producer];
+            for (int k = 0; k < maker->n_out && !recomputed(t, maker->segment); k++)
+                if (maker->out[k] == t->op[i].in[j]) v->remade = maker->kind->made_again >> k & 1;
+        }
+    for (size_t i = 0; i < t->n_value; i++)
+        if (t->value[i].memory_of != TAPE_NONE) t->value[t->value[i].memory_of].remade = false;
+}
+
 static enum status add_event(struct tape *t, int op, enum tape_mode mode) {
     const struct tape_op *o = &t->op[op];
     TM_TRY(mem_grow(&t->event, &t->cap_event, t->n_event + 1, sizeof *t->event));
     struct tape_event *e = &t->event[t->n_event++];
     *e = (struct tape_event){.op = op, .mode = mode, .scratch = -1};
-    size_t scratch = mode == MODE_BACKWARD ? o->scratch_backward : o->scratch_forward;
+    size_t scratch = mode == MODE_BACKWARD ? o->scratch_backward : mode == MODE_REMAKE ? 0 : o->scratch_forward;
     return scratch ? new_buffer(t, scratch, &e->scratch) : TM_OK;
 }
 
@@ -54,8 +75,12 @@ static enum status make_events(struct tape *t) {
         if (recomputed(t, segment))
             for (int i = first; i <= last; i++)
                 if (!t->op[i].kind->once) TM_TRY(add_event(t, i, MODE_RECOMPUTE));
-        for (int i = last; i >= first; i--)
+        for (int i = last; i >= first; i--) {
+            for (int j = 0; j < t->op[i].n_in; j++)
+                if (reads_back(t, &t->op[i], j) && t->value[t->op[i].in[j]].remade)
+                    TM_TRY(add_event(t, t->value[t->op[i].in[j]].producer, MODE_REMAKE));
             if (has_backward(t, &t->op[i])) TM_TRY(add_event(t, i, MODE_BACKWARD));
+        }
         last = first - 1;
     }
     return TM_OK;
@@ -67,7 +92,7 @@ static enum status make_value_buffers(struct tape *t) {
         if (v->memory_of != TAPE_NONE) continue;
         TM_TRY(new_buffer(t, tape_value_bytes(v), &v->buffer[0]));
         v->buffer[1] = v->buffer[0];
-        if (v->producer >= 0 && recomputed(t, t->op[v->producer].segment))
+        if (v->remade || (v->producer >= 0 && recomputed(t, t->op[v->producer].segment)))
             TM_TRY(new_buffer(t, tape_value_bytes(v), &v->buffer[1]));
     }
     return TM_OK;
@@ -110,16 +135,17 @@ static void touch(struct tape *t, int buffer, int when) {
 static void touch_event(struct tape *t, int when) {
     const struct tape_event *e = &t->event[when];
     const struct tape_op *op = &t->op[e->op];
-    bool back = e->mode == MODE_BACKWARD;
+    bool back = e->mode == MODE_BACKWARD, saved = back || e->mode == MODE_REMAKE;
+    unsigned outs = op->kind->saved_out | (e->mode == MODE_REMAKE ? op->kind->made_again : 0);
     touch(t, e->scratch, when);
     for (int i = 0; i < op->n_in; i++) {
         if (op->in[i] == TAPE_NONE) continue;
-        if (!back || (op->kind->saved_in >> i & 1)) touch(t, tape_buffer_of(t, op, op->in[i], e->mode), when);
+        if (!saved || (op->kind->saved_in >> i & 1)) touch(t, tape_buffer_of(t, op, op->in[i], e->mode), when);
         if (back && t->value[op->in[i]].grad_reader == e->op) touch(t, t->value[op->in[i]].grad_buffer, when);
     }
     for (int i = 0; i < op->n_out; i++) {
         if (op->out[i] == TAPE_NONE) continue;
-        if (!back || (op->kind->saved_out >> i & 1)) touch(t, tape_buffer_of(t, op, op->out[i], e->mode), when);
+        if (!saved || (outs >> i & 1)) touch(t, tape_buffer_of(t, op, op->out[i], e->mode), when);
         if (back) touch(t, t->value[op->out[i]].grad_buffer, when);
     }
 }
@@ -190,6 +216,7 @@ static void place_buffers(struct tape *t, int *order, int *room) {
 
 enum status tape_plan(struct tape *t) {
     int *order;
+    find_remade(t);
     TM_TRY(make_events(t));
     TM_TRY(make_value_buffers(t));
     TM_TRY(make_grad_buffers(t));

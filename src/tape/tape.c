@@ -151,7 +151,9 @@ enum status tape_run(struct tape *t, int slot, enum tape_what what) {
     for (size_t i = from; i < to; i++) {
         t->now = &t->event[i];
         const struct tape_op *op = &t->op[t->now->op];
-        TM_TRY(t->now->mode == MODE_BACKWARD ? op->kind->backward(t, op) : op->kind->forward(t, op));
+        const struct tape_kind *kind = op->kind;
+        enum tape_mode mode = t->now->mode;
+        TM_TRY((mode == MODE_BACKWARD ? kind->backward : mode == MODE_REMAKE ? kind->remake : kind->forward)(t, op));
     }
     return TM_OK;
 }

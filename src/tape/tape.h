@@ -6,7 +6,8 @@
  *
  * Memory. Each value lives in a buffer from its first write to its last use on the time line "forward, then backward"; buffers that cross
  * from forward to backward are kept once per slot (a micro-batch in flight), the rest is scratch shared by all slots. Operations recorded
- * between tape_segment_begin/end with recompute = true keep nothing inside: they run again before their backward.
+ * between tape_segment_begin/end with recompute = true keep nothing inside: they run again before their backward. Elsewhere only what is
+ * cheap to make (normalized values, activations) is made again, with the same bits.
  *
  * Gradients. A value is read by at most one operation that takes its gradient (the recorder refuses a second one: say tape_fork).
  * Weight gradients are added to tape_weight.grad, so they accumulate over micro-batches in the order of the runs.
@@ -31,6 +32,7 @@ struct tape_weight {
     dptr value;
     dptr grad;          /* 0: frozen. Matrices: like value. Vectors: leaves, see tape_norm and tape_linear */
     int64_t rows, cols; /* of the box (a vector has rows = 1) */
+    bool bf16;          /* products with it, and of its gradient, have bf16 factors (gemm_args.bf16) */
 };
 
 struct tape_options {

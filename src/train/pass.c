@@ -6,8 +6,15 @@
 #include "base/mem.h"
 #include "base/size.h"
 
-/* Logits of a chunk take at most about this many floats, whatever the grid (the chunk does not change results). */
-enum { CHUNK_FLOATS = 4 << 20 };
+/* All logits of a chunk take at most about this many floats, whatever the grid. Each chunk packs the head's weight again, so few large ones
+ * are better. Whole blocks of a bf16 sum over tokens: so the chunk does not change results. */
+enum { CHUNK_FLOATS = 32 << 20, CHUNK_BLOCK = 32 };
+
+/* Even chunks of at most `most` of n tokens, in whole blocks. */
+static int64_t chunk_rows(int64_t n, int64_t most) {
+    const int64_t blocks = size_max(1, most / CHUNK_BLOCK), chunks = size_ceil_div(n, blocks * CHUNK_BLOCK);
+    return size_min(n, size_ceil_div(size_ceil_div(n, chunks), CHUNK_BLOCK) * CHUNK_BLOCK);
+}
 
 static enum status record_head(struct train_pass *p) {
     const struct train_pass_options *o = &p->o;
@@ -24,7 +31,8 @@ static enum status record_head(struct train_pass *p) {
                           .ce_weight = p->ce_weight,
                           .kl_weight = p->kl_weight,
                           .inv_temperature = (float)(1 / o->temperature)};
-    h.chunk = size_min(n, size_max(16, CHUNK_FLOATS / o->model->config.vocab));
+    int64_t copies = 1 + (o->teacher != NULL) + (o->with_ce && o->with_kl); /* of a chunk's logits */
+    h.chunk = chunk_rows(n, CHUNK_FLOATS / (copies * o->model->config.vocab));
     if (o->teacher) {
         TM_TRY(tape_input(p->t, "teacher", n, o->teacher->o.model->config.hidden, false, &p->teacher_hidden));
         h.teacher = p->teacher_hidden;
