@@ -58,8 +58,7 @@ CLONES void codes_int8(const float *x, int64_t n, float scale, bool bf16, uint8_
 }
 
 /* The same of one block, as a tree: a reduction would be finished one by one. */
-enum { BLOCK = 16 }; /* of NVFP4 */
-INLINE float block_largest(const float *x, int bf16) {
+INLINE float largest_16(const float *x, int bf16) {
     int32_t u[16];
     SIMD for (int i = 0; i < 16; i++) u[i] = (int32_t)(bits_of(x[i]) & 0x7fffffffu);
     SIMD for (int i = 0; i < 8; i++) u[i] = u[i + 8] > u[i] ? u[i + 8] : u[i];
@@ -68,28 +67,41 @@ INLINE float block_largest(const float *x, int bf16) {
     return rounded(bits_float((uint32_t)(a > b ? a : b)), bf16);
 }
 
-/* Blocks have a known length here; the scale of each is one of a vector of 16 blocks. */
-INLINE void nvfp4(const float *x, int64_t n, float scale_2, int bf16, uint8_t *codes, uint8_t *scales) {
+INLINE float block_largest(const float *x, int block, int bf16) {
+    float a = largest_16(x, bf16), b = block > 16 ? largest_16(x + 16, bf16) : 0;
+    return a > b ? a : b;
+}
+
+/* Blocks have a known length here, 16 or 32; the scale of each is one of a vector of 16 blocks. */
+INLINE void nvfp4(const float *x, int64_t n, const int block, float scale_2, int bf16, uint8_t *codes,
+                  uint8_t *scales) {
     enum { GROUP = 16 };
-    for (int64_t b = 0; b < n; b += GROUP * BLOCK) {
-        int blocks = (int)((n - b) / BLOCK < GROUP ? (n - b) / BLOCK : GROUP);
+    for (int64_t b = 0; b < n; b += GROUP * block) {
+        int blocks = (int)((n - b) / block < GROUP ? (n - b) / block : GROUP);
         float scale[GROUP] = {0};
-        uint8_t code[GROUP], e2m1[BLOCK];
-        for (int j = 0; j < blocks; j++) scale[j] = block_largest(x + b + j * BLOCK, bf16);
+        uint8_t code[GROUP], e2m1[32];
+        for (int j = 0; j < blocks; j++) scale[j] = block_largest(x + b + j * block, block, bf16);
         SIMD for (int j = 0; j < GROUP; j++) scale[j] = scale_nvfp4_block(scale[j], scale_2);
         SIMD for (int j = 0; j < GROUP; j++) code[j] = e4m3_encode(scale[j]);
-        for (int j = 0; scales && j < blocks; j++) scales[b / BLOCK + j] = code[j];
+        for (int j = 0; scales && j < blocks; j++) scales[b / block + j] = code[j];
         for (int j = 0; codes && j < blocks; j++) {
-            const float *from = x + b + j * BLOCK, step = scale_nvfp4_step(scale[j], scale_2);
-            uint8_t *to = codes + (b + j * BLOCK) / 2;
-            SIMD for (int i = 0; i < BLOCK; i++) e2m1[i] = e2m1_encode(rounded(from[i], bf16) / step);
-            SIMD for (int i = 0; i < BLOCK / 2; i++) to[i] = (uint8_t)(e2m1[2 * i] | e2m1[2 * i + 1] << 4);
+            const float *from = x + b + j * block, step = scale_nvfp4_step(scale[j], scale_2);
+            uint8_t *to = codes + (b + j * block) / 2;
+            SIMD for (int i = 0; i < block; i++) e2m1[i] = e2m1_encode(rounded(from[i], bf16) / step);
+            SIMD for (int i = 0; i < block / 2; i++) to[i] = (uint8_t)(e2m1[2 * i] | e2m1[2 * i + 1] << 4);
         }
     }
 }
-CLONES void codes_nvfp4(const float *x, int64_t n, float scale_2, bool bf16, uint8_t *codes, uint8_t *scales) {
-    if (bf16)
-        nvfp4(x, n, scale_2, 1, codes, scales);
+INLINE void nvfp4_of(const float *x, int64_t n, int block, float scale_2, int bf16, uint8_t *codes, uint8_t *scales) {
+    if (block == 16)
+        nvfp4(x, n, 16, scale_2, bf16, codes, scales);
     else
-        nvfp4(x, n, scale_2, 0, codes, scales);
+        nvfp4(x, n, 32, scale_2, bf16, codes, scales);
+}
+CLONES void codes_nvfp4(const float *x, int64_t n, int block, float scale_2, bool bf16, uint8_t *codes,
+                        uint8_t *scales) {
+    if (bf16)
+        nvfp4_of(x, n, block, scale_2, 1, codes, scales);
+    else
+        nvfp4_of(x, n, block, scale_2, 0, codes, scales);
 }

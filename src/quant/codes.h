@@ -13,6 +13,6 @@ void codes_bf16(const float *x, int64_t n, void *out); /* of any alignment */
 /* e4m3 of x / scale; of a bf16 weight the quotient is rounded to bf16 too (scale_divide_fp8). */
 void codes_fp8(const float *x, int64_t n, float scale, bool bf16, uint8_t *out);
 void codes_int8(const float *x, int64_t n, float scale, bool bf16, uint8_t *out);
-/* A row of NVFP4 blocks (n a multiple of 16): e2m1 codes, two a byte, the even column in the low nibble; e4m3 block scales.
+/* A row of NVFP4 blocks of 16 or 32 elements (n a multiple): e2m1 codes, two a byte, the even column in the low nibble; e4m3 block scales.
  * scale_2: of the tensor. Either output may be NULL. */
-void codes_nvfp4(const float *x, int64_t n, float scale_2, bool bf16, uint8_t *codes, uint8_t *scales);
+void codes_nvfp4(const float *x, int64_t n, int block, float scale_2, bool bf16, uint8_t *codes, uint8_t *scales);

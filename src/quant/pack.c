@@ -231,8 +231,8 @@ static void put_mxfp4(const struct row *r, int64_t first, int64_t n, float step,
         out[i / 2] = (uint8_t)(e2m1_encode_down(at(r, i) / step) | e2m1_encode_down(at(r, i + 1) / step) << 4);
 }
 /* A whole row of codes and block scales under one second-level scale. */
-static void put_nvfp4(const struct row *r, float second, uint8_t *codes, char *scales) {
-    codes_nvfp4(r->x, r->n, second, r->bf16, codes, (uint8_t *)scales);
+static void put_nvfp4(const struct row *r, int block, float second, uint8_t *codes, char *scales) {
+    codes_nvfp4(r->x, r->n, block, second, r->bf16, codes, (uint8_t *)scales);
 }
 
 /* Scales of blocks: from a block's maximum (and the second level) what is stored at `out`; what elements are divided by. */
@@ -259,7 +259,7 @@ static float block_mxfp8(float top, float second, char *out) {
 static const struct codec {
     void (*codes)(const struct row *r, int64_t first, int64_t n, float scale, uint8_t *out);
     float (*block)(float top, float second, char *out);
-    void (*row)(const struct row *r, float second, uint8_t *codes, char *scales); /* instead of both */
+    void (*row)(const struct row *r, int block, float second, uint8_t *codes, char *scales); /* instead of both */
 } codecs[FQ_KINDS] = {
     [FQ_FP8] = {.codes = put_fp8},
     [FQ_FP8_BLOCK] = {.codes = put_e4m3},
@@ -290,7 +290,7 @@ static bool put_weights(const struct row *r, const struct quant_linear *l, int64
     char unwanted[4];
     float scale = scale_at(r, l, row, 0);
     if (c->row && good_scale(scale)) {
-        c->row(r, scale, codes, scales);
+        c->row(r, f->block, scale, codes, scales);
         return true;
     }
     for (int64_t i = 0; i < r->n; i += n) {
