@@ -1,4 +1,4 @@
-/* CLONES before a function compiles it once per instruction set, chosen when the program is loaded: for loops whose bits do not depend on
+/* CLONES before a static function (clang's cannot be linked from another file) compiles it once per instruction set, chosen when the program is loaded: for loops whose bits do not depend on
  * the vector width. SIMD before a loop vectorises it, in-place rows too. */
 #pragma once
 

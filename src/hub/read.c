@@ -169,7 +169,7 @@ enum status hub_read_i32(const struct hub_model *m, const struct hub_entry *e, c
     return st;
 }
 
-CLONES int64_t hub_count_nonfinite(const float *x, int64_t n) {
+CLONES static int64_t count_nonfinite(const float *x, int64_t n) {
     const uint32_t infinite = 0x7f800000; /* the exponent of infinities and NaN */
     int64_t count = 0;
 #pragma omp simd reduction(+ : count)
@@ -180,6 +180,7 @@ CLONES int64_t hub_count_nonfinite(const float *x, int64_t n) {
     }
     return count;
 }
+int64_t hub_count_nonfinite(const float *x, int64_t n) { return count_nonfinite(x, n); }
 
 enum status hub_need_finite(const struct hub_model *m, const struct hub_entry *e, const float *x, int64_t n) {
     int64_t count = hub_count_nonfinite(x, n), i = 0;

@@ -8,7 +8,7 @@
 
 INLINE float rounded(float x, int bf16) { return bf16 ? bf16_round(x) : x; }
 
-CLONES bool codes_finite(const float *x, int64_t n, bool bf16) {
+CLONES static bool finite_runs(const float *x, int64_t n, bool bf16) {
     uint32_t limit = bf16 ? 0x7f7f8000u : 0x7f800000u, top = 0;
 #pragma omp simd reduction(max : top)
     for (int64_t i = 0; i < n; i++) {
@@ -28,9 +28,9 @@ INLINE float largest(const float *x, int64_t n, int bf16) {
     }
     return rounded(bits_float((uint32_t)top), bf16);
 }
-CLONES float codes_largest(const float *x, int64_t n, bool bf16) { return largest(x, n, bf16); }
+CLONES static float largest_runs(const float *x, int64_t n, bool bf16) { return largest(x, n, bf16); }
 
-CLONES void codes_bf16(const float *x, int64_t n, void *out) {
+CLONES static void bf16_runs(const float *x, int64_t n, void *out) {
     struct __attribute__((packed)) code {
         uint16_t bits;
     } *to = out;
@@ -40,7 +40,7 @@ CLONES void codes_bf16(const float *x, int64_t n, void *out) {
 INLINE void fp8(const float *x, int64_t n, float scale, int bf16, uint8_t *out) {
     SIMD for (int64_t i = 0; i < n; i++) out[i] = e4m3_encode(scale_divide_fp8(rounded(x[i], bf16), scale, bf16));
 }
-CLONES void codes_fp8(const float *x, int64_t n, float scale, bool bf16, uint8_t *out) {
+CLONES static void fp8_runs(const float *x, int64_t n, float scale, bool bf16, uint8_t *out) {
     if (bf16)
         fp8(x, n, scale, 1, out);
     else
@@ -50,7 +50,7 @@ CLONES void codes_fp8(const float *x, int64_t n, float scale, bool bf16, uint8_t
 INLINE void int8(const float *x, int64_t n, float scale, int bf16, uint8_t *out) {
     SIMD for (int64_t i = 0; i < n; i++) out[i] = (uint8_t)int8_encode(rounded(x[i], bf16) / scale);
 }
-CLONES void codes_int8(const float *x, int64_t n, float scale, bool bf16, uint8_t *out) {
+CLONES static void int8_runs(const float *x, int64_t n, float scale, bool bf16, uint8_t *out) {
     if (bf16)
         int8(x, n, scale, 1, out);
     else
@@ -98,10 +98,20 @@ INLINE void nvfp4_of(const float *x, int64_t n, int block, float scale_2, int bf
     else
         nvfp4(x, n, 32, scale_2, bf16, codes, scales);
 }
-CLONES void codes_nvfp4(const float *x, int64_t n, int block, float scale_2, bool bf16, uint8_t *codes,
-                        uint8_t *scales) {
+CLONES static void nvfp4_runs(const float *x, int64_t n, int block, float scale_2, bool bf16, uint8_t *codes,
+                              uint8_t *scales) {
     if (bf16)
         nvfp4_of(x, n, block, scale_2, 1, codes, scales);
     else
         nvfp4_of(x, n, block, scale_2, 0, codes, scales);
+}
+
+/* For the other files: clang gives a chosen clone no name that they can link. */
+bool codes_finite(const float *x, int64_t n, bool bf16) { return finite_runs(x, n, bf16); }
+float codes_largest(const float *x, int64_t n, bool bf16) { return largest_runs(x, n, bf16); }
+void codes_bf16(const float *x, int64_t n, void *out) { bf16_runs(x, n, out); }
+void codes_fp8(const float *x, int64_t n, float scale, bool bf16, uint8_t *out) { fp8_runs(x, n, scale, bf16, out); }
+void codes_int8(const float *x, int64_t n, float scale, bool bf16, uint8_t *out) { int8_runs(x, n, scale, bf16, out); }
+void codes_nvfp4(const float *x, int64_t n, int block, float scale_2, bool bf16, uint8_t *codes, uint8_t *scales) {
+    nvfp4_runs(x, n, block, scale_2, bf16, codes, scales);
 }
