@@ -5,7 +5,7 @@ SHELL := /bin/bash
 
 # --- configuration ------------------------------------------------------------------------------------------------------
 # What scripts/configure found (`make configure` renews it). Targets that build nothing, or that install first, do without.
-BARE    := run test test-all setup configure clean help lint format austen-text tsan
+BARE    := run run-smollm2 test test-all setup configure clean help lint format austen-text tsan
 ifneq ($(filter-out $(BARE),$(or $(MAKECMDGOALS),all)),)
 -include config.mk
 endif
@@ -98,13 +98,22 @@ run/austen-text/emma.txt:
 # --- running and testing ------------------------------------------------------------------------------------------------
 TESTS ?=
 
-.PHONY: all setup configure austen-text prove run test test-all bench interop memcheck tsan lint format help info clean install FORCE
+.PHONY: all setup configure austen-text prove run run-smollm2 test test-all bench interop memcheck tsan lint format help info clean install FORCE
 
 run: ## set up, build, and run the main job on $(NP) ranks
 	@scripts/setup
 	@$(MAKE) --no-print-directory all
 	$(MPIRUN) -np $(NP) ./temper inputs/qad-austen.cfg
 	@echo "report: run/qad-austen/report.html"
+
+run-smollm2: ## a real model: fetch SmolLM2-135M-Instruct, convert it, FP8 and NVFP4 quantization, QAD, evaluation, export
+	@scripts/setup
+	@scripts/fetch-smollm2 run/smollm2
+	@$(MAKE) --no-print-directory all austen-text
+	./temper inputs/smollm2-convert.cfg
+	./temper inputs/smollm2-fp8.cfg
+	./temper inputs/smollm2-nvfp4.cfg
+	@echo "reports: run/smollm2-fp8/report.html run/smollm2-nvfp4/report.html"
 
 test: ## set up, build, run all tests of tier 1: make test [TESTS=t3]
 	@scripts/setup

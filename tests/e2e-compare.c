@@ -5,6 +5,9 @@
  *   nmse A B BOUND [NAME...]           NMSE of A's tensors against B's (of those names; all of B). A may have more rows than B.
  *   same A B NAME                      A's tensor has the bytes of B's
  *   last A B BOUND NAME REFERENCE      NMSE of the last position of A's NAME [B,T,V] against B's REFERENCE [B,V]
+ *   close A B BOUND NAME REFERENCE     largest difference of A's NAME [1,T,V] against B's REFERENCE: [V], of the last position, or [R,V/k], of
+ *                                      the last R positions, every k-th column
+ *   greedy LINES B NAME                the "tokens" of the first line of a generate stage's file against B's NAME
  *   grads A B BOUND                    as nmse; the same set of names; where B is zero, A is at most 1e-6 of B's largest value
  *   export DIR EXPORTS RECIPE          a modelopt export against the stored one (left_out.json followed), tensors and JSON files
  *   offset FILE TENSOR                 print the first byte of a tensor in a safetensors file
@@ -155,6 +158,49 @@ static int last(const char *pa, const char *pb, double bound, const char *name, 
     if (!(num <= bound * den)) finding("%s: NMSE %g, at most %g", reference, num / den, bound);
     printf("%s: NMSE %.3g\n", reference, num / den);
     golden_close(&a);
+    golden_close(&b);
+    return findings_ != 0;
+}
+
+static int close_to(const char *pa, const char *pb, double bound, const char *name, const char *reference) {
+    struct golden a, b;
+    double worst = 0;
+    need(&a, pa);
+    need(&b, pb);
+    struct golden_tensor x = need_tensor(&a, name), y = need_tensor(&b, reference);
+    int64_t cols = y.shape[y.rank - 1], rows = y.elems / cols, t = x.shape[1], v = x.shape[2], k = v / cols;
+    if (x.rank != 3 || x.shape[0] != 1 || rows > t || k * cols != v) return finding("%s: other shape", name), 1;
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t j = 0; j < cols; j++) {
+            double d = fabs((double)((const float *)x.data)[(t - rows + r) * v + k * j] -
+                            (double)((const float *)y.data)[r * cols + j]);
+            worst = d <= worst ? worst : d; /* NaN counts */
+        }
+    if (!(worst <= bound)) finding("%s: off by %g, at most %g", reference, worst, bound);
+    printf("%s: largest difference %.3g\n", reference, worst);
+    golden_close(&a);
+    golden_close(&b);
+    return findings_ != 0;
+}
+
+static int greedy(const char *lines, const char *pb, const char *name) {
+    struct golden b;
+    char *text;
+    size_t n;
+    json_t *line;
+    need(&b, pb);
+    struct golden_tensor want = need_tensor(&b, name);
+    if (file_read(lines, 1 << 24, &text, &n) != TM_OK) return finding("%s", status_message()), 1;
+    if (json_read_buffer(text, strcspn(text, "\n"), lines, &line) != TM_OK) return finding("%s", status_message()), 1;
+    const json_t *got = json_object_get(line, "tokens");
+    int64_t i = 0;
+    while (i < want.elems && json_integer_value(json_array_get(got, (size_t)i)) == ((const int32_t *)want.data)[i]) i++;
+    if (i < want.elems || (int64_t)json_array_size(got) != want.elems)
+        finding("%s: %zu tokens, the first %lld of %lld are equal", name, json_array_size(got), (long long)i,
+                (long long)want.elems);
+    printf("%s: %lld tokens equal\n", name, (long long)i);
+    json_decref(line);
+    mem_free(&text);
     golden_close(&b);
     return findings_ != 0;
 }
@@ -340,6 +386,8 @@ int main(int argc, char **argv) {
     if (!strcmp(what, "same") && argc == 5) return same(argv[2], argv[3], argv[4]);
     if (!strcmp(what, "grads") && argc == 5) return nmse(argv[2], argv[3], bound, NULL, 0, true);
     if (!strcmp(what, "last") && argc == 7) return last(argv[2], argv[3], bound, argv[5], argv[6]);
+    if (!strcmp(what, "close") && argc == 7) return close_to(argv[2], argv[3], bound, argv[5], argv[6]);
+    if (!strcmp(what, "greedy") && argc == 5) return greedy(argv[2], argv[3], argv[4]);
     if (!strcmp(what, "export") && argc == 5) return compare_export(argv[2], argv[3], argv[4]);
     if (!strcmp(what, "offset") && argc == 4) return offset(argv[2], argv[3]);
     puts("usage: see the head of tests/e2e-compare.c");

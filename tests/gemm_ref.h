@@ -9,6 +9,7 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "dev/host_gemm.h"
+#include "numfmt/bf16.h"
 
 struct prod {
     struct gemm_args a;
@@ -81,9 +82,32 @@ static inline float prod_b(const struct prod *p, int t, int64_t j, int64_t k) {
     return p->fb[t][p->a.layout == GEMM_NT ? j * ld + k : k * ld + j];
 }
 
+static inline float prod_flush(float x) { return fabsf(x) < 0x1p-126f ? copysignf(0, x) : x; }
+
+/* bf16: blocks of 32 k, each the fma chain of its even k plus that of its odd k; a block that is not full ends in zeros; denormals are
+ * zero. */
+static inline bool prod_leaf_bf16(const struct prod *p, int s, int64_t i, int64_t j, float *acc) {
+    enum { BLOCK = 32 };
+    float half[2] = {0, 0};
+    int64_t n = 0;
+    *acc = prod_flush(*acc);
+    for (int t = 0; t < p->a.terms; t++)
+        for (int64_t k = p->a.term[t].k[s]; k < p->a.term[t].k[s + 1]; k++) {
+            const float a = bf16_round(prod_flush(prod_a(p, t, i, k))), b = bf16_round(prod_flush(prod_b(p, t, j, k)));
+            half[n & 1] = prod_flush(fmaf(a, b, half[n & 1]));
+            if (++n % BLOCK) continue;
+            *acc = prod_flush(*acc + prod_flush(half[0] + half[1]));
+            half[0] = half[1] = 0;
+        }
+    for (int64_t k = n; k % BLOCK; k++) half[k & 1] = prod_flush(fmaf(0, 0, half[k & 1]));
+    if (n % BLOCK) *acc = prod_flush(*acc + prod_flush(half[0] + half[1]));
+    return n > 0;
+}
+
 /* Leaf s of element (i, j); false when it is empty. */
 static inline bool prod_leaf(const struct prod *p, int s, int64_t i, int64_t j, float *acc) {
     bool any = false;
+    if (p->a.bf16) return prod_leaf_bf16(p, s, i, j, acc);
     for (int t = 0; t < p->a.terms; t++)
         for (int64_t k = p->a.term[t].k[s]; k < p->a.term[t].k[s + 1]; k++, any = true)
             *acc = fmaf(prod_a(p, t, i, k), prod_b(p, t, j, k), *acc);

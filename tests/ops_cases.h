@@ -229,9 +229,21 @@ static inline void case_amax(struct ops_run *r, int64_t n, int64_t c) {
     }
     dptr d_x = ops_put_f32(r, x, n * ld), d_rows = ops_put_f32(r, rows, n), d_top = ops_put_f32(r, &top, 1);
     ops_must(dev_amax(r->d, &(struct amax_args){d_x, d_top, n, c, ld}));
-    ops_must(dev_amax_rows(r->d, &(struct amax_rows_args){d_x, d_rows, n, c, ld}));
+    ops_must(dev_amax_blocks(r->d, &(struct amax_blocks_args){d_x, d_rows, n, c, ld, {1, c, 0, 0, 1}}));
     ops_take(r, d_top, &all, 1);
     ops_take(r, d_rows, want, n);
+    /* tiles of 3 x 4 in a larger tensor, of which x begins at (2, 5) */
+    enum { TR = 3, TC = 4, R0 = 2, C0 = 5 };
+    int64_t down = (R0 + n - 1) / TR + 1, across = (C0 + c - 1) / TC + 1;
+    double *tiles = ops_wide(r, ops_normal(r, down * across, 0), down * across);
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = 0; j < c; j++) {
+            double *t = &tiles[(R0 + i) / TR * across + (C0 + j) / TC];
+            *t = fmax(*t, fabs((double)x[i * ld + j]));
+        }
+    dptr d_tiles = ops_put_f32(r, ops_normal(r, down * across, 0), down * across);
+    ops_must(dev_amax_blocks(r->d, &(struct amax_blocks_args){d_x, d_tiles, n, c, ld, {TR, TC, R0, C0, across}}));
+    ops_take(r, d_tiles, tiles, down * across);
 }
 static inline void case_adamw(struct ops_run *r, int64_t rows, int64_t c) {
     int64_t n = rows * c;

@@ -85,7 +85,7 @@ static void coercions(void) {
     check("version = 1; # 3000000000\nrun = { dir = \"3000000000 \\\" // 3000000000\"; seed = 3000000000L; };\n"
           "/* 3000000000\n */ model = { path = \"m\"; }; // 3000000000 \"\ndatasets = { d3000000000 = { sources = ( { "
           "path = \"t\"; "
-          "weight = 3000000000.5; }, { path = \"u\"; weight = 3e+9; }, { path = \"v\"; weight = -0.0E-9; } ); }; "
+          "weight = 3000000000.5; }, { path = \"u\"; weight = 3e+9; }, { path = \"v\"; weight = 1.0E-9; } ); }; "
           "};\n" STAGES,
           "x.cfg:6: evaluate.data = \"d\": expected one of the data sets: d3000000000\n",
           "large numbers elsewhere are no ints");
@@ -151,9 +151,21 @@ static void datasets(void) {
               "--set datasets.x={sources=({weight=1.0;});}: datasets.x.sources[0].path is missing: expected a path or "
               "\"mock\"\n",
               "a source without a path");
-    check_set(HEAD STAGES, "datasets.x={sources=({path=\"a\"; weight=0;});}",
-              "--set datasets.x={sources=({path=\"a\"; weight=0;});}: datasets.x.sources: the weights add up to 0\n",
-              "no weight");
+    check_set(
+        HEAD STAGES, "datasets.x={sources=({path=\"a\"; weight=0;},{path=\"a\";});}",
+        "--set datasets.x={sources=({path=\"a\"; weight=0;},{path=\"a\";});}: datasets.x.sources: weight is 0 in some: "
+        "expected all or none\n",
+        "a weight in some");
+    check_set(HEAD STAGES, "datasets.x={sources=({path=\"a\";}); split=[0.0,0.5]; parts=\"99,1,0\";}",
+              "--set datasets.x={sources=({path=\"a\";}); split=[0.0,0.5]; parts=\"99,1,0\";}: datasets.x.split: parts "
+              "is set "
+              "too: which one?\n",
+              "two splits");
+    check_set(
+        HEAD STAGES, "datasets.x={sources=({path=\"a\";}); pack=\"pad\"; shuffle=\"megatron\";}",
+        "--set datasets.x={sources=({path=\"a\";}); pack=\"pad\"; shuffle=\"megatron\";}: datasets.x.pack: shuffle = "
+        "\"megatron\" needs \"concat\"\n",
+        "Megatron's order of padded rows");
     check_set(HEAD STAGES, "datasets.x={sources=({path=\"a\"; weight=-1;});}",
               "--set datasets.x={sources=({path=\"a\"; weight=-1;});}: datasets.x.sources[0].weight = -1: expected "
               "float >= 0\n",

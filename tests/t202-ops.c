@@ -17,7 +17,7 @@ static void edges(struct dev *d) {
     must(dev_amax(d, &(struct amax_args){d_x, d_top, 1, 2, 2}));
     must(dev_download(d, y, d_top, 4));
     ok(y[0] == 3, "amax of 1, -3 above 1");
-    must(dev_amax_rows(d, &(struct amax_rows_args){d_x, d_rows, 2, 3, 3}));
+    must(dev_amax_blocks(d, &(struct amax_blocks_args){d_x, d_rows, 2, 3, 3, {1, 3, 0, 0, 1}}));
     must(dev_download(d, y, d_rows, 8));
     ok(isnan(y[0]) && y[1] == INFINITY, "amax: NaN and infinity go through");
     must(dev_amax(d, &(struct amax_args){d_x, d_rows, 1, 1, 1}));

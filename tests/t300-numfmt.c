@@ -6,7 +6,7 @@
 #include "numfmt/e8m0.h"
 #include "numfmt/scale.h"
 
-static struct golden codes, inputs, f8, nv, i8, i4;
+static struct golden codes, inputs, f8, nv, nv32, i8, i4, mx4, mx8;
 
 static bool same_float(float a, float b) { return (a != a && b != b) || bits_of(a) == bits_of(b); }
 
@@ -57,6 +57,17 @@ static void check_e2m1(void) {
     is_int(wrong[1], 0, "e2m1: wrong codes of 65536 bf16 patterns");
     is_int(wrong[2], 0, "e2m1: round is decode of encode, sign of zero too");
     is_int(wrong[3], 0, "e2m1: wrong codes at ties and their neighbours");
+    /* MXFP4 in one block whose largest element is 6, so that the scale is 1 */
+    edge = golden_need(&codes, "e2m1.mx_edge_f32");
+    want = golden_need(&codes, "e2m1.mx_edge_code").data;
+    int down[2] = {0};
+    for (int64_t i = 0; i < edge.elems; i++) down[0] += e2m1_encode_down(((const float *)edge.data)[i]) != want[i];
+    for (int i = 0; i < 65536; i++) {
+        float x = bf16_decode((uint16_t)i);
+        down[1] += !same_float(e2m1_down(x), e2m1_decode(e2m1_encode_down(x)));
+    }
+    is_int(down[0], 0, "mxfp4: wrong codes at ties and their neighbours");
+    is_int(down[1], 0, "mxfp4: round is decode of encode, sign of zero too");
 }
 
 static void check_e8m0(void) {
@@ -161,30 +172,79 @@ static void check_tensor_fp8_int8(const char *name) {
     mem_free(&x);
 }
 
-static void check_tensor_nvfp4(const char *name) {
+static void check_tensor_nvfp4(const struct golden *g, const char *name, int block) {
     struct golden_tensor t, deq = {0};
     char key[96];
+    snprintf(key, sizeof key, "%s.packed", name);
+    if (!golden_find(g, key, &t)) return;
     int bf16, wrong[3] = {0}, zero = !strcmp(name, "zero");
     float *x = values(name, &t, &bf16), s2 = scale_nvfp4_tensor(largest(x, t.elems));
-    const uint8_t *packed = part(&nv, name, "packed"), *scale = part(&nv, name, "scale_e4m3");
+    const uint8_t *packed = part(g, name, "packed"), *scale = part(g, name, "scale_e4m3");
     snprintf(key, sizeof key, "%s.deq_f32", name);
-    bool has = golden_find(&nv, key, &deq) && !zero;
-    ok(zero ? s2 == 1.0f : same_float(s2, *(const float *)part(&nv, name, "scale_2")), "%s: nvfp4 second scale", name);
-    for (int64_t b = 0; b < t.elems / NVFP4_BLOCK; b++) {
-        const float *v = x + b * NVFP4_BLOCK;
-        float s = scale_nvfp4_block(largest(v, NVFP4_BLOCK), s2), step = scale_nvfp4_step(s, s2);
+    bool has = golden_find(g, key, &deq) && !zero;
+    ok(zero ? s2 == 1.0f : same_float(s2, *(const float *)part(g, name, "scale_2")), "%s: nvfp4 second scale", name);
+    for (int64_t b = 0; b < t.elems / block; b++) {
+        const float *v = x + b * block;
+        float s = scale_nvfp4_block(largest(v, block), s2), step = scale_nvfp4_step(s, s2);
         wrong[0] += e4m3_encode(s) != (zero ? e4m3_encode(1.0f) : scale[b]);
-        for (int i = 0; i < NVFP4_BLOCK; i++) {
-            uint8_t byte = packed[(b * NVFP4_BLOCK + i) / 2], want = i & 1 ? byte >> 4 : byte & 15;
+        for (int i = 0; i < block; i++) {
+            uint8_t byte = packed[(b * block + i) / 2], want = i & 1 ? byte >> 4 : byte & 15;
             float y = fake_nvfp4(v[i], step);
             wrong[1] += e2m1_encode(v[i] / step) != (zero ? 0 : want);
             wrong[2] += !same_float(y, e2m1_decode(e2m1_encode(v[i] / step)) * (s * s2));
-            if (has) wrong[2] += y != ((const float *)deq.data)[b * NVFP4_BLOCK + i];
+            if (has) wrong[2] += y != ((const float *)deq.data)[b * block + i];
         }
     }
-    ok(!wrong[0], "%s: nvfp4 block scales (%d wrong)", name, wrong[0]);
-    ok(!wrong[1], "%s: nvfp4 codes (%d wrong)", name, wrong[1]);
+    ok(!wrong[0], "%s: nvfp4 of %d, block scales (%d wrong)", name, block, wrong[0]);
+    ok(!wrong[1], "%s: nvfp4 of %d, codes (%d wrong)", name, block, wrong[1]);
     ok(!wrong[2], "%s: fake nvfp4 is the code times its scales (%d wrong)", name, wrong[2]);
+    mem_free(&x);
+}
+
+/* MXFP4 and MXFP8: scales, codes, and values of codes; a block of zeros too is the peer's (scale 2^-127). */
+static void check_tensor_mx(const char *name, bool four) {
+    struct golden_tensor t, deq;
+    char key[96];
+    const struct golden *g = four ? &mx4 : &mx8;
+    int bf16, wrong[3] = {0};
+    float *x = values(name, &t, &bf16);
+    const uint8_t *c = part(g, name, four ? "packed" : "codes"), *scale = part(g, name, "scale_e8m0");
+    snprintf(key, sizeof key, "%s.deq_f32", name);
+    bool has = golden_find(g, key, &deq);
+    for (int64_t b = 0; b < t.elems / 32; b++) {
+        float m = largest(x + b * 32, 32);
+        uint8_t code = four ? scale_mxfp4(m) : scale_mxfp8(m);
+        float step = e8m0_decode(code);
+        wrong[0] += code != scale[b];
+        for (int64_t i = b * 32; i < b * 32 + 32; i++) {
+            uint8_t want = !four ? c[i] : i & 1 ? c[i / 2] >> 4 : c[i / 2] & 15;
+            uint8_t got = four ? e2m1_encode_down(x[i] / step) : e4m3_encode(x[i] / step);
+            float y = four ? fake_mxfp4(x[i], step) : fake_mxfp8(x[i], step);
+            wrong[1] += got != want;
+            wrong[2] += !same_float(y, (four ? e2m1_decode(want) : e4m3_decode(want)) * step);
+            if (has) wrong[2] += y != ((const float *)deq.data)[i];
+        }
+    }
+    ok(!wrong[0], "%s: %s block scales (%d wrong)", name, four ? "mxfp4" : "mxfp8", wrong[0]);
+    ok(!wrong[1], "%s: %s codes (%d wrong)", name, four ? "mxfp4" : "mxfp8", wrong[1]);
+    ok(!wrong[2], "%s: fake %s is the code times its scale (%d wrong)", name, four ? "mxfp4" : "mxfp8", wrong[2]);
+    mem_free(&x);
+}
+
+/* FP8 in tiles of 128 x 128, ragged at the edges; the scales here are the peer's bf16 ones. */
+static void check_tensor_tiles(const char *name) {
+    struct golden_tensor t;
+    int bf16, wrong = 0;
+    float *x = values(name, &t, &bf16), top[2][3] = {{0}};
+    const uint8_t *c = part(&f8, name, "codes_fp32_scale");
+    int64_t cols = t.shape[1];
+    for (int64_t i = 0; i < t.elems; i++) {
+        float *m = &top[i / cols / 128][i % cols / 128];
+        *m = fmaxf(*m, fabsf(x[i]));
+    }
+    for (int64_t i = 0; i < t.elems; i++)
+        wrong += e4m3_encode(x[i] / bf16_round(scale_fp8(top[i / cols / 128][i % cols / 128]))) != c[i];
+    ok(!wrong, "%s: fp8 in tiles of 128 (%d codes wrong)", name, wrong);
     mem_free(&x);
 }
 
@@ -230,11 +290,12 @@ int main(void) {
     static const struct {
         struct golden *g;
         const char *file;
-    } files[] = {{&codes, "codes"},  {&inputs, "inputs"}, {&f8, "fp8"},
-                 {&nv, "nvfp4_b16"}, {&i8, "int8"},       {&i4, "int4"}};
+    } files[] = {{&codes, "codes"}, {&inputs, "inputs"}, {&f8, "fp8"},    {&nv, "nvfp4_b16"}, {&nv32, "nvfp4_b32"},
+                 {&i8, "int8"},     {&i4, "int4"},       {&mx4, "mxfp4"}, {&mx8, "mxfp8"}};
+    enum { FILES = sizeof files / sizeof *files };
     const char *root = golden_root();
     if (!root) return tap_skip_all("no reference data (set TEMPER_SHARED)");
-    for (int i = 0; i < 6; i++) {
+    for (int i = 0; i < FILES; i++) {
         char path[600];
         snprintf(path, sizeof path, "%s/golden/modelopt/numfmt/%s.safetensors", root, files[i].file);
         if (!ok(golden_open(files[i].g, path), "open %s", files[i].file)) return tap_done();
@@ -256,10 +317,15 @@ int main(void) {
     check_scales();
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         check_tensor_fp8_int8(names[i]);
-        check_tensor_nvfp4(names[i]);
+        check_tensor_nvfp4(&nv, names[i], 16);
+        check_tensor_nvfp4(&nv32, names[i], 32);
+        check_tensor_mx(names[i], true);
+        check_tensor_mx(names[i], false);
         check_tensor_int4(names[i], 128);
         check_tensor_int4(names[i], 32);
     }
-    for (int i = 0; i < 6; i++) golden_close(files[i].g);
+    check_tensor_tiles("fp8_2d_b128");
+    check_tensor_tiles("fp8_2d_b128_ragged");
+    for (int i = 0; i < FILES; i++) golden_close(files[i].g);
     return tap_done();
 }

@@ -4,7 +4,7 @@
 #include "base/json.h"
 #include "base/mem.h"
 #include "base/rng.h"
-#include "data/index.h"
+#include "data/writer.h"
 #include "tap.h"
 
 #include <unistd.h>
@@ -27,13 +27,13 @@ static void round_trip(const struct data_index *x, const char *path) {
     char ours[96], theirs[600];
     int64_t wide[4096];
     int32_t ids[4096];
-    must(data_writer_open(prefix, x->dtype, &w));
+    must(data_writer_open(prefix, x->dtype, NULL, &w));
     for (int64_t d = 0; d < x->documents; d++) {
-        for (int64_t s = x->document[d]; s < x->document[d + 1]; s++) {
-            if (x->lengths[s] > 4096 || data_index_read(x, s, 0, x->lengths[s], wide) != TM_OK)
+        for (int64_t s = data_index_document(x, d); s < data_index_document(x, d + 1); s++) {
+            if (data_index_length(x, s) > 4096 || data_index_read(x, s, 0, data_index_length(x, s), wide) != TM_OK)
                 ok(false, "read of %s", path);
-            for (int32_t i = 0; i < x->lengths[s]; i++) ids[i] = (int32_t)wide[i];
-            if (data_writer_add(w, ids, (size_t)x->lengths[s]) != TM_OK) ok(false, "write of %s", path);
+            for (int32_t i = 0; i < data_index_length(x, s); i++) ids[i] = (int32_t)wide[i];
+            if (data_writer_add(w, ids, (size_t)data_index_length(x, s)) != TM_OK) ok(false, "write of %s", path);
         }
         if (data_writer_end_document(w) != TM_OK) ok(false, "write of %s", path);
     }
@@ -45,11 +45,18 @@ static void round_trip(const struct data_index *x, const char *path) {
     }
 }
 
-static bool equal_list(const json_t *list, int64_t n, const int64_t *p64, const int32_t *p32) {
+static bool equal_list(const json_t *list, int64_t n, const int64_t *got) {
     if ((int64_t)json_array_size(list) != n) return false;
     for (int64_t i = 0; i < n; i++)
-        if (json_integer_value(json_array_get(list, (size_t)i)) != (p64 ? p64[i] : p32[i])) return false;
+        if (json_integer_value(json_array_get(list, (size_t)i)) != got[i]) return false;
     return true;
+}
+
+static bool equal_array(const json_t *list, int64_t n, const struct data_index *x,
+                        int64_t (*at)(const struct data_index *, int64_t)) {
+    int64_t got[64];
+    for (int64_t i = 0; i < n; i++) got[i] = at(x, i);
+    return equal_list(list, n, got);
 }
 
 static void one_golden(const char *folder, const char *name, const json_t *want) {
@@ -63,19 +70,19 @@ static void one_golden(const char *folder, const char *name, const json_t *want)
     is_int(x->dtype, strcmp(json_string_value(json_object_get(want, "dtype")), "uint16") ? DATA_I32 : DATA_U16,
            "dtype");
     int64_t part[2], all[64];
-    must(data_index_read(x, 0, 1, 2 - (x->lengths[0] < 3), part));
+    must(data_index_read(x, 0, 1, 2 - (data_index_length(x, 0) < 3), part));
     is_int(part[0], json_integer_value(json_array_get(json_object_get(want, "get_partial"), 0)),
            "tokens from an offset");
     const json_t *tokens = json_object_get(want, "sequences_tokens");
     if (tokens) {
-        ok(equal_list(json_object_get(want, "lengths"), x->sequences, NULL, x->lengths) &&
-               equal_list(json_object_get(want, "pointers"), x->sequences, x->offsets, NULL) &&
-               equal_list(json_object_get(want, "document_indices"), x->documents + 1, x->document, NULL),
+        ok(equal_array(json_object_get(want, "lengths"), x->sequences, x, data_index_length) &&
+               equal_array(json_object_get(want, "pointers"), x->sequences, x, data_index_offset) &&
+               equal_array(json_object_get(want, "document_indices"), x->documents + 1, x, data_index_document),
            "%s: all three arrays", name);
         bool same = true;
         for (int64_t s = 0; s < x->sequences; s++)
-            same = same && data_index_read(x, s, 0, x->lengths[s], all) == TM_OK &&
-                   equal_list(json_array_get(tokens, (size_t)s), x->lengths[s], all, NULL);
+            same = same && data_index_read(x, s, 0, data_index_length(x, s), all) == TM_OK &&
+                   equal_list(json_array_get(tokens, (size_t)s), data_index_length(x, s), all);
         ok(same, "%s: every token", name);
     }
     is_int(x->has_modes, json_object_get(want, "modes") != NULL, "mode bytes");
@@ -106,7 +113,7 @@ static void goldens(void) {
 
 static void write_small(enum data_dtype dtype) {
     struct data_writer *w;
-    must(data_writer_open(prefix, dtype, &w));
+    must(data_writer_open(prefix, dtype, NULL, &w));
     must(data_writer_add(w, (int32_t[]){1, 2, 3}, 3));
     must(data_writer_add(w, (int32_t[]){100, 0}, 2));
     must(data_writer_end_document(w));
@@ -129,16 +136,16 @@ static void widths(void) {
         is_int(file_size(path), 34 + 12 * 3 + 8 * 3, "bytes of the index");
         must(data_index_open(path, &x)); /* by the name of a file too */
         must(data_index_read(x, 1, 0, 2, got));
-        ok(got[0] == 100 && got[1] == 0 && x->offsets[2] == bytes[i] / 6 * 5, "tokens come back");
+        ok(got[0] == 100 && got[1] == 0 && data_index_offset(x, 2) == bytes[i] / 6 * 5, "tokens come back");
         is_status(data_index_read(x, 1, 1, 2, got), TM_ERR_INTERNAL);
         data_index_close(&x);
     }
     struct data_writer *w;
-    must(data_writer_open(prefix, DATA_U16, &w));
+    must(data_writer_open(prefix, DATA_U16, NULL, &w));
     is_status(data_writer_add(w, (int32_t[]){1, 65536}, 2), TM_ERR_DATA);
     ok(strstr(status_message(), "token 1 of sequence 0 has id 65536") != NULL, "%s", status_message());
     data_writer_cancel(&w);
-    is_status(data_writer_open("/nonexistent/x", DATA_U16, &w), TM_ERR_IO);
+    is_status(data_writer_open("/nonexistent/x", DATA_U16, NULL, &w), TM_ERR_IO);
 }
 
 /* Set bytes of the good index and expect a message. */
@@ -174,6 +181,8 @@ static void hostile(void) {
     damaged(46 + 16, "\x0c", 1, "sequence 2 has 1 tokens of 2 bytes at byte 12");
     damaged(46, "\xff\xff\xff\xff\xff\xff\xff\xff", 8, "at byte -1");
     damaged(46, "\xff\xff\xff\xff\xff\xff\xff\x7f", 8, "at byte 9223372036854775807");
+    damaged(54, "\4", 1, "sequence 1 begins at byte 4, before the end of the one before it at byte 6");
+    damaged(46, "\2", 1, "sequence 1 begins at byte 6, before the end of the one before it at byte 8");
     damaged(70, "\1", 1, "document bound 0 of 2 is sequence 1: expected 0 to 0");
     damaged(78, "\4", 1, "document bound 1 of 2 is sequence 4: expected 0 to 3");
     damaged(86, "\2", 1, "document bound 2 of 2 is sequence 2: expected 3 to 3");
@@ -215,7 +224,8 @@ static void fuzz(void) {
         if (data_index_open(prefix, &x) != TM_OK) continue;
         opened++;
         for (int64_t s = 0; s < x->sequences; s++)
-            bad_reads += x->lengths[s] > 64 || data_index_read(x, s, 0, x->lengths[s], got) != TM_OK;
+            bad_reads +=
+                data_index_length(x, s) > 64 || data_index_read(x, s, 0, data_index_length(x, s), got) != TM_OK;
         data_index_close(&x);
     }
     ok(bad_reads == 0 && opened > 0, "3000 damaged indices: %d opened, each of them whole", opened);

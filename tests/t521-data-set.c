@@ -3,9 +3,9 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/mem.h"
-#include "data/index.h"
 #include "data/order.h"
 #include "data/set.h"
+#include "data/writer.h"
 #include "tap.h"
 
 #include <unistd.h>
@@ -27,7 +27,7 @@ static void is_list(const int32_t *got, int64_t n, const char *want, const char 
 static struct data_source *documents(const int *lengths, int n, int32_t base) {
     struct data_writer *w;
     struct data_source *s = NULL;
-    must(data_writer_open(prefix, DATA_I32, &w));
+    must(data_writer_open(prefix, DATA_I32, NULL, &w));
     for (int d = 0; d < n; d++) {
         int32_t ids[100];
         for (int i = 0; i < lengths[d]; i++) ids[i] = base + 100 * d + i;
@@ -122,7 +122,7 @@ static void epochs(bool shuffle) {
     int lengths[D], total = 0;
     for (int d = 0; d < D; d++) total += lengths[d] = d * 7 % 12;
     struct data_opts o = usual;
-    o.shuffle = shuffle;
+    o.order = shuffle ? DATA_SHUFFLED : DATA_IN_PLACE;
     struct data_set *s = make(o, &(struct data_member){.source = documents(lengths, D, 0)}, 1);
     int64_t n = data_set_samples(s);
     is_int(n, (total - 1 + 3) / 4, "samples of a pass");
@@ -195,7 +195,7 @@ static void blends(void) {
     data_set_free(&s);
 
     struct data_opts o = usual;
-    o.shuffle = true;
+    o.order = DATA_SHUFFLED;
     struct data_member w[2] = {{documents((int[]){9}, 1, 0), 3}, {documents((int[]){5, 4}, 2, 50000), 1}};
     s = make(o, w, 2);
     int of_second = 0;
@@ -255,7 +255,7 @@ static void batches(void) {
     struct data_batch b;
     struct data_source *source = NULL;
     struct data_opts o = usual;
-    o.shuffle = true;
+    o.order = DATA_SHUFFLED;
     o.vocab = 50;
     must(data_source_mock(3, 40, 9, 50, 49, &source));
     struct data_set *s = make(o, &(struct data_member){.source = source}, 1);
@@ -338,7 +338,7 @@ static void wild_ids(void) {
     char path[96];
     struct data_writer *w;
     struct data_source *source;
-    must(data_writer_open(prefix, DATA_I64, &w));
+    must(data_writer_open(prefix, DATA_I64, NULL, &w));
     must(data_writer_add(w, (int32_t[]){0, 0, 0, 0, 0}, 5));
     must(data_writer_end_document(w));
     must(data_writer_finish(&w));
@@ -350,6 +350,76 @@ static void wild_ids(void) {
     ok(strstr(status_message(), "token 2 of document 0 has id 1099511627776: the vocabulary has 100000"), "%s",
        status_message());
     data_set_free(&s);
+}
+
+/* A row a document, cut or padded; and rows that share no token. */
+static void one_document(void) {
+    static const int lengths[] = {3, 0, 7, 1};
+    struct data_opts o = usual;
+    o.pad = 9;
+    o.one_document = true;
+    struct data_set *s = make(o, &(struct data_member){.source = documents(lengths, 4, 0)}, 1);
+    is_int(data_set_samples(s), 4, "a row a document");
+    must(data_sample(s, 0, &row));
+    is_list(tokens, 4, "0 1 2 9", "padded");
+    is_list(labels, 4, "1 2 -1 -1", "scored to its end");
+    is_list(first, 4, "0 0 0 4", "padding sees nothing");
+    must(data_sample(s, 1, &row));
+    is_int(row.valid, 0, "an empty document");
+    must(data_sample(s, 2, &row));
+    is_list(tokens, 4, "200 201 202 203", "cut");
+    is_list(labels, 4, "201 202 203 204", "the last label is behind the cut");
+    must(data_sample(s, 7, &row));
+    is_list(labels, 4, "-1 -1 -1 -1", "one token has nothing to predict; the next pass follows");
+    data_set_free(&s);
+
+    o.one_document = false;
+    o.no_overlap = true; /* 0 1 2 | 200 .. 206 | 300: 11 tokens */
+    s = make(o, &(struct data_member){.source = documents(lengths, 4, 0)}, 1);
+    is_int(data_set_samples(s), 3, "rows of 4 without overlap");
+    must(data_sample(s, 1, &row));
+    is_list(tokens, 4, "201 202 203 204", "the second begins behind the first");
+    is_list(labels, 4, "202 203 204 -1", "and its last label is not scored");
+    must(data_sample(s, 2, &row));
+    is_list(tokens, 4, "205 206 300 9", "the last is padded");
+    data_set_free(&s);
+}
+
+/* Three documents of 2^30 tokens each, 6 GiB that no machine's memory need hold: a few samples of it, in little memory. */
+static void larger_than_memory(void) {
+    char path[96], idx[34 + 3 * 12 + 4 * 8] = "MMIDIDX\0\0\1", *p = idx + 34;
+    const int64_t n = 1 << 30;
+    struct data_source *source;
+    idx[17] = DATA_U16;
+    idx[18] = 3;
+    idx[26] = 4;
+    for (int64_t i = 0; i < 3; i++, p += 4) memcpy(p, &n, 4);
+    for (int64_t i = 0; i < 3; i++, p += 8) memcpy(p, &(int64_t){2 * n * i}, 8);
+    for (int64_t i = 0; i < 4; i++, p += 8) memcpy(p, &i, 8);
+    snprintf(path, sizeof path, "%s.idx", prefix);
+    must(file_write(path, idx, sizeof idx));
+    snprintf(path, sizeof path, "%s.bin", prefix);
+    must(file_write(path, "", 0));
+    if (truncate(path, 6 * n) != 0) { /* all zeros, no blocks */
+        ok(true, "6 GiB # SKIP this file system has no sparse files");
+        return;
+    }
+    for (int k = 0; k < 2; k++) {
+        struct data_opts o = usual;
+        o.order = k ? DATA_SHUFFLED : DATA_IN_PLACE;
+        o.seq_length = 64;
+        o.drop_partial = true;
+        must(data_source_index(prefix, &source));
+        size_t before = mem_bytes();
+        mem_high_reset();
+        struct data_set *s = make(o, &(struct data_member){.source = source}, 1);
+        is_int(data_set_samples(s), (3 * n - 1) / 64, "samples of 3 x 2^30 tokens");
+        for (int64_t i = 0; i < 5; i++) must(data_sample(s, i * (data_set_samples(s) / 5), &row));
+        is_int(row.valid, 64, "a whole row");
+        ok(mem_high_water() - before < 8192, "%d bytes of memory", (int)(mem_high_water() - before));
+        data_set_free(&s);
+    }
+    unlink(path);
 }
 
 int main(void) {
@@ -364,6 +434,8 @@ int main(void) {
     batches();
     refusals();
     wild_ids();
+    larger_than_memory();
+    one_document();
     file_remove_tree(dir);
     is_int(mem_bytes(), 0, "all memory given back");
     return tap_done();

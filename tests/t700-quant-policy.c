@@ -1,5 +1,6 @@
 /* TEST ranks=1 tier=1 */
 /* quant/: rules and presets, module patterns of the configuration files, what is refused and how the message names it. */
+#include "deck/deck.h"
 #include "numfmt/bf16.h"
 #include "quant/config.h"
 #include "quant/policy.h"
@@ -65,6 +66,76 @@ static void rules_override(void) {
     is_int(resolve(&p, "model.layers.3.self_attn", QUANT_V), QUANT_fp8, "only that site");
     is_int(resolve(&p, "model.layers.4.mlp.up_proj", QUANT_WEIGHT), QUANT_NONE, "the format none turns off");
     quant_policy_free(&p);
+}
+
+/* The deck's words are the presets; every one gives pairs of formats that have an export form. */
+static void every_preset(void) {
+    char *text;
+    struct str help = {0};
+    must(deck_help("quant.preset", &help));
+    for (int i = 0; quant_preset_at(i); i++) {
+        struct quant_linear l[2] = {
+            {.name = "model.layers.0.mlp.down_proj", .group = -1, .in = 256, .out = 128},
+            {.name = "model.layers.0.mlp.experts.1.up_proj", .group = -1, .in = 256, .out = 128}};
+        struct quant_policy p;
+        char quoted[64];
+        must(quant_policy_build(&p, quant_preset_at(i), NULL, NULL, 0));
+        for (int k = 0; k < 2; k++) {
+            must(quant_resolve(&p, l[k].name, QUANT_WEIGHT, &l[k].weight));
+            must(quant_resolve(&p, l[k].name, QUANT_INPUT, &l[k].input));
+        }
+        snprintf(quoted, sizeof quoted, "\"%s\"", quant_preset_at(i));
+        is_status(quant_check(l, 2, NULL, 0), TM_OK);
+        ok(l[1].weight != QUANT_NONE && strstr(help.p, quoted), "preset %s quantizes, and the deck knows it", quoted);
+        quant_policy_free(&p);
+    }
+    text = strstr(help.p, "one of");
+    int words = 0, presets = 0;
+    for (; text && *text && *text != '\n'; text++) words += *text == '"';
+    while (quant_preset_at(presets)) presets++;
+    is_int(words / 2, presets + 1, "the deck has no other preset but none");
+    str_free(&help);
+}
+
+/* One linear of every pair of formats in one model: both configurations as ModelOpt's functions write them (the file says which). */
+static void every_pair(void) {
+    static const struct {
+        const char *name;
+        enum quant_format weight, input;
+    } list[] = {{"fp8", QUANT_fp8, QUANT_fp8},
+                {"row", QUANT_fp8_row, QUANT_fp8_row},
+                {"tile", QUANT_fp8_tile, QUANT_NONE},
+                {"sq", QUANT_int8, QUANT_int8},
+                {"wo", QUANT_int8, QUANT_NONE},
+                {"int4", QUANT_int4, QUANT_NONE},
+                {"int4_b32", QUANT_int4_b32, QUANT_NONE},
+                {"nvfp4", QUANT_nvfp4, QUANT_nvfp4},
+                {"w4a16", QUANT_nvfp4, QUANT_NONE},
+                {"b32", QUANT_nvfp4_b32, QUANT_NONE},
+                {"a8", QUANT_nvfp4_a8, QUANT_fp8},
+                {"mxfp4", QUANT_mxfp4, QUANT_mxfp4},
+                {"mx_a8", QUANT_mxfp4, QUANT_fp8_row},
+                {"mxfp8", QUANT_mxfp8, QUANT_mxfp8}};
+    enum { N = sizeof list / sizeof *list };
+    struct quant_linear l[N] = {{0}};
+    json_t *want, *got, *hf;
+    for (int i = 0; i < N; i++)
+        l[i] = (struct quant_linear){
+            .name = list[i].name, .group = -1, .in = 128, .out = 2, .weight = list[i].weight, .input = list[i].input};
+    must(json_read_file("tests/golden/quant/mixed.json", 1 << 20, &want));
+    must(quant_config(l, N, NULL, 0, "modelopt", "0.47.0", &got));
+    must(quant_config_hf(got, &hf));
+    const json_t *pair[2][2] = {{json_object_get(got, "quantization"), json_object_get(want, "quantization")},
+                                {hf, json_object_get(want, "quantization_config")}};
+    for (int i = 0; i < 2; i++) {
+        char *a = json_dumps(pair[i][0], JSON_COMPACT), *b = json_dumps(pair[i][1], JSON_COMPACT);
+        is_str(a, b, "every pair of formats in one model: the peer's text, key order too");
+        free(a);
+        free(b);
+    }
+    json_decref(want);
+    json_decref(got);
+    json_decref(hf);
 }
 
 /* The call fails with `st`, and the message holds `text`. */
@@ -182,6 +253,21 @@ static void packing_refusals(void) {
     REFUSE(input_amax = -1, TM_ERR_NUMERIC, "a.input: amax = -1");
 #undef REFUSE
     bad = l;
+    bad.weight = bad.input = QUANT_mxfp8;
+    bad.in = 48;
+    refuses(quant_check(&bad, 1, NULL, 0), TM_ERR_SHAPE,
+            "a: rows of 48 weights, but mxfp8 needs a multiple of its block of 32");
+    bad.weight = QUANT_int4_b32;
+    bad.input = QUANT_NONE;
+    bad.in = 32;
+    bad.out = 5;
+    refuses(quant_check(&bad, 1, NULL, 0), TM_ERR_SHAPE, "a: 5 rows, but a byte of int4_b32 holds codes of two rows");
+    bad.weight = QUANT_fp8_cast;
+    refuses(quant_check(&bad, 1, NULL, 0), TM_ERR_UNSUPPORTED, "a: weights in fp8_cast without");
+    bad.weight = QUANT_mxfp4;
+    bad.input = QUANT_fp8;
+    refuses(quant_check(&bad, 1, NULL, 0), TM_ERR_UNSUPPORTED, "expected mxfp4 or none or fp8_row");
+    bad = l;
     bad.weight = QUANT_fp8;
     bad.input = QUANT_NONE;
     refuses(quant_check(&bad, 1, NULL, 0), TM_ERR_UNSUPPORTED, "without quantized inputs");
@@ -201,7 +287,7 @@ static void packing_refusals(void) {
     quant_pack_destroy(&p);
     l.weight = l.input = QUANT_int8;
     amax[3] = INFINITY;
-    l.row_amax = amax;
+    l.maxima = amax;
     must(quant_pack_create(&q, 1, &l, 1, NULL, 0, DTYPE_bf16, &p));
     is_status(quant_pack_rows(p, 1, 0, 3, w, bytes), TM_OK);
     refuses(quant_pack_rows(p, 1, 0, 4, w, bytes), TM_ERR_NUMERIC, "a.weight_scale: row 3");
@@ -239,6 +325,8 @@ static void sharing(void) {
 }
 
 int main(void) {
+    every_preset();
+    every_pair();
     presets();
     rules_override();
     refusals();

@@ -113,7 +113,8 @@ static void logits(struct model *m, const struct model_hook *hook, struct gen_ca
 static enum status fp8_cache(void *context, struct tape *t, const struct model_site *s, tape_val in, tape_val *out) {
     bool kv = !strcmp(s->site, "k") || !strcmp(s->site, "v");
     *out = in;
-    return kv ? tape_fake_quant(t, in, FQ_FP8, *(const dptr *)context, out) : TM_OK;
+    const struct tape_quantizer fp8 = {.kind = FQ_FP8, .amax = *(const dptr *)context};
+    return kv ? tape_fake_quant(t, in, &fp8, out) : TM_OK;
 }
 
 static void same_bits(const char *family, const struct par_grid *grid, bool fp8) {

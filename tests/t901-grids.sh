@@ -43,6 +43,20 @@ for kernel in portable avx2; do
     unset TEMPER_KERNEL
 done
 
+# bf16: the same on grids and, because the sums of AMX are the definition, on every instruction set
+mv "$dir/reference" "$dir/fp32"
+check "bf16, one rank" signature "$dir/reference" 1 --set numerics.compute=bf16
+check "  is not fp32" bash -c "! diff '$dir/fp32' '$dir/reference'"
+check "bf16, tp 2 x pp 2" same 4 --set numerics.compute=bf16 --set $tp=2 --set $pp=2
+[ "$tier" -lt 2 ] || check "bf16, tp 4, guard backend" same 4 --set numerics.compute=bf16 --set $tp=4 --set device.backend=guard
+if grep -qw avx2 /proc/cpuinfo; then
+    export TEMPER_KERNEL=avx2
+    check "bf16, avx2 kernels, tp 2" same 2 --set numerics.compute=bf16 --set $tp=2
+    unset TEMPER_KERNEL
+fi
+check "bf16, only the teacher" differs '^03-qad' 1 --set numerics.compute=bf16 --set teacher.compute=fp32
+mv "$dir/fp32" "$dir/reference"
+
 # negative controls
 export TEMPER_FAULT="par:tree-order:*:0"
 check "control: sums in another order at tp 4 change the trained bytes" differs '^03-qad' 4 --set $tp=4

@@ -1,6 +1,7 @@
 /* Sources of tokens: one struct, one table of functions per kind. */
 #include "data/source.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "base/file.h"
@@ -13,14 +14,14 @@
 struct data_source {
     enum data_kind kind;
     char *name;
-    int64_t documents, tokens;
-    struct data_index *index;     /* DATA_INDEX */
-    struct tok_ids ids;           /* DATA_TEXT: all tokens */
-    int64_t *begin;               /* DATA_TEXT: [documents + 1], where each document begins in ids */
-    size_t cap_begin;             /* DATA_TEXT */
-    int64_t t, *rows, *labels;    /* DATA_ROWS: [documents, t] */
-    int64_t *row_begin, *row_end; /* DATA_ROWS: [documents], the real tokens */
-    uint64_t seed;                /* DATA_MOCK, to the end */
+    int64_t first, documents, tokens; /* the documents that are kept, and their tokens */
+    struct data_index *index;         /* DATA_INDEX */
+    struct tok_ids ids;               /* DATA_TEXT: all tokens */
+    int64_t *begin;                   /* DATA_TEXT: [documents + 1], where each document begins in ids */
+    size_t cap_begin;                 /* DATA_TEXT */
+    int64_t t, *rows, *labels;        /* DATA_ROWS: [documents, t] */
+    int64_t *row_begin, *row_end;     /* DATA_ROWS: [documents], the real tokens */
+    uint64_t seed;                    /* DATA_MOCK, to the end */
     int64_t max_length, vocab;
     int32_t eod;
 };
@@ -64,15 +65,11 @@ static bool ends_with(const char *text, const char *ending) {
     return n > m && !strcmp(text + n - m, ending);
 }
 
-enum status data_kind_of(const char *path, enum data_kind *out) {
+static enum status kind_by_name(const char *path, enum data_kind *out) {
     struct str idx = {0};
-    if (!strcmp(path, "mock")) {
-        *out = DATA_MOCK;
+    if (!strcmp(path, "mock") || ends_with(path, ".safetensors")) {
+        *out = strcmp(path, "mock") ? DATA_ROWS : DATA_MOCK;
         return TM_OK;
-    }
-    if (ends_with(path, ".safetensors")) {
-        *out = DATA_ROWS;
-        return file_exists(path) ? TM_OK : TM_FAIL(TM_ERR_DATA, "%s: no such file", path);
     }
     bool part = ends_with(path, ".idx") || ends_with(path, ".bin");
     TM_TRY(str_printf(&idx, "%.*s.idx", (int)(strlen(path) - (part ? 4 : 0)), path));
@@ -82,6 +79,20 @@ enum status data_kind_of(const char *path, enum data_kind *out) {
         indexed || text ? TM_OK : TM_FAIL(TM_ERR_DATA, "%s: neither a file nor a prefix of .idx and .bin", path);
     str_free(&idx);
     return st;
+}
+
+enum status data_kind_of(const char *path, const char *format, enum data_kind *out) {
+    static const struct {
+        const char *format;
+        enum data_kind kind;
+    } rows[] = {
+        {"mock", DATA_MOCK}, {"bin", DATA_INDEX}, {"tokens", DATA_ROWS}, {"text", DATA_TEXT}, {"jsonl", DATA_TEXT}};
+    bool found = false;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows && !found; i++)
+        if ((found = !strcmp(format, rows[i].format))) *out = rows[i].kind;
+    if (!found) TM_TRY(kind_by_name(path, out));
+    bool is_file = *out == DATA_ROWS || *out == DATA_TEXT;
+    return !is_file || file_exists(path) ? TM_OK : TM_FAIL(TM_ERR_DATA, "%s: no such file", path);
 }
 
 /* --- kinds --------------------------------------------------------------------------------------------------------------*/
@@ -163,12 +174,10 @@ static enum status add_document(void *ctx, const char *text, size_t n) {
     return TM_OK;
 }
 
-enum status data_source_text(const char *path, enum data_split split, const char *text_key, struct tok *t, int32_t eod,
+enum status data_source_text(const char *path, const struct data_text_opts *o, struct tok *t, int32_t eod,
                              struct data_source **out) {
     TM_TRY(create(DATA_TEXT, path, out));
-    return deliver(data_text_each(path, split, text_key, add_document,
-                                  &(struct text_reader){.s = *out, .t = t, .eod = eod}),
-                   out);
+    return deliver(data_text_each(path, o, add_document, &(struct text_reader){.s = *out, .t = t, .eod = eod}), out);
 }
 
 static int64_t mock_length(const struct data_source *s, int64_t document) {
@@ -200,14 +209,28 @@ const char *data_source_name(const struct data_source *s) { return s->name; }
 int64_t data_source_documents(const struct data_source *s) { return s->documents; }
 int64_t data_source_tokens(const struct data_source *s) { return s->tokens; }
 
+int64_t data_source_first(const struct data_source *s) { return s->first; }
+
 int64_t data_source_length(const struct data_source *s, int64_t document) {
+    document += s->first;
     switch (s->kind) {
-    case DATA_INDEX: return s->index->lengths[document];
+    case DATA_INDEX: return data_index_length(s->index, document);
     case DATA_TEXT: return s->begin[document + 1] - s->begin[document];
     case DATA_ROWS: return s->t;
     case DATA_MOCK: break;
     }
     return mock_length(s, document);
+}
+
+enum status data_source_keep(struct data_source *s, double from, double to) {
+    int64_t n = s->documents, first = (int64_t)rint(from * (double)n), end = (int64_t)rint(to * (double)n);
+    s->first += first;
+    s->documents = end - first;
+    s->tokens = 0;
+    for (int64_t d = 0; d < s->documents; d++) s->tokens += data_source_length(s, d);
+    if (s->tokens > 0) return TM_OK;
+    return TM_FAIL(TM_ERR_DATA, "%s: the split from %g to %g of %lld documents, [%lld, %lld), holds %s", s->name, from,
+                   to, (long long)n, (long long)first, (long long)end, first < end ? "no token" : "none of them");
 }
 
 static void mock_read(const struct data_source *s, int64_t document, int64_t first, int64_t n, int64_t *out) {
@@ -224,6 +247,7 @@ enum status data_source_read(const struct data_source *s, int64_t document, int6
     if (document < 0 || document >= s->documents || first < 0 || n < 0 || n > data_source_length(s, document) - first)
         return TM_FAIL(TM_ERR_INTERNAL, "%s: read of %lld tokens at %lld of document %lld", s->name, (long long)n,
                        (long long)first, (long long)document);
+    document += s->first;
     switch (s->kind) {
     case DATA_INDEX: return data_index_read(s->index, document, first, n, out);
     case DATA_TEXT:
@@ -236,6 +260,7 @@ enum status data_source_read(const struct data_source *s, int64_t document, int6
 }
 
 const int64_t *data_source_row(const struct data_source *s, int64_t row, int64_t *begin, int64_t *end) {
+    row += s->first;
     *begin = s->row_begin[row];
     *end = s->row_end[row];
     return s->labels ? s->labels + row * s->t : NULL;

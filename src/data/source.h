@@ -7,15 +7,17 @@
 
 #include "base/status.h"
 #include "data/text.h"
+#include "tok/tok.h"
 
 /* A source is a list of documents of tokens. All functions are Local. */
 struct data_source;
 
 enum data_kind { DATA_MOCK, DATA_INDEX, DATA_ROWS, DATA_TEXT };
 
-/* What a deck's source path means: "mock"; *.safetensors -> DATA_ROWS (a token file: the caller reads it); PREFIX, PREFIX.idx
- * or PREFIX.bin where PREFIX.idx exists -> DATA_INDEX; another file -> DATA_TEXT. Errors: DATA (no such file). */
-enum status data_kind_of(const char *path, enum data_kind *out);
+/* What a deck's source means. format "auto": "mock"; *.safetensors -> DATA_ROWS (a token file: the caller reads it); PREFIX, PREFIX.idx
+ * or PREFIX.bin where PREFIX.idx exists -> DATA_INDEX; another file -> DATA_TEXT. Else mock, tokens, bin, text or jsonl says so, whatever
+ * the name. Errors: DATA (no such file). */
+enum status data_kind_of(const char *path, const char *format, enum data_kind *out);
 
 /* An indexed dataset. Its documents here are its sequences, as for Megatron's GPT dataset; the tokens are taken as they are
  * (an end-of-document token is inside where the converter put one). Errors: those of data_index_open; DATA when empty. */
@@ -29,8 +31,8 @@ enum status data_source_rows(const char *name, const int64_t *ids, const int64_t
                              int64_t b, int64_t t, struct data_source **out);
 
 /* A text or .jsonl file, tokenized now, `eod` behind each document (-1: none). For large texts convert once instead: this
- * keeps 4 bytes a token in every process. t is only used during the call. Errors: those of data_text_each; DATA when empty. */
-enum status data_source_text(const char *path, enum data_split split, const char *text_key, struct tok *t, int32_t eod,
+ * keeps 4 bytes a token in every process. o and t are only used during the call. Errors: those of data_text_each; DATA when empty. */
+enum status data_source_text(const char *path, const struct data_text_opts *o, struct tok *t, int32_t eod,
                              struct data_source **out);
 
 /* Random documents: lengths uniform in 1..max_length, ids uniform in [0, vocab), the last one `eod` (-1: none). Every token is a
@@ -40,9 +42,14 @@ enum status data_source_mock(uint64_t seed, int64_t documents, int64_t max_lengt
 
 void data_source_free(struct data_source **s); /* NULL is fine */
 
+/* Keep documents round(from x N) .. round(to x N) - 1 of the N there are (halves to even), numbered from 0 again; 0 <= from <= to <= 1.
+ * Errors: DATA (no document or no token is left: range and N). */
+enum status data_source_keep(struct data_source *s, double from, double to);
+
 enum data_kind data_source_kind(const struct data_source *s);
 const char *data_source_name(const struct data_source *s); /* path as given, or "mock"; borrowed */
 int64_t data_source_documents(const struct data_source *s);
+int64_t data_source_first(const struct data_source *s); /* number in the file of the document that is number 0 here */
 int64_t data_source_tokens(const struct data_source *s);
 int64_t data_source_length(const struct data_source *s, int64_t document);
 /* Read n tokens of a document from token `first` on; for DATA_ROWS a document is a row. Errors: IO, FORMAT, INTERNAL (range). */

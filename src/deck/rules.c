@@ -116,13 +116,17 @@ static enum status check_split(const struct check *c, const char *key, struct de
 
 static enum status check_dataset(const struct check *c, const struct deck_dataset *d) {
     char key[200];
-    double weight = 0;
+    int with_weight = 0;
     bool is_mock = false;
     snprintf(key, sizeof key, "datasets.%.100s.split", d->name);
     TM_TRY(check_split(c, key, d->split));
+    if (d->split.n && *d->parts) TM_TRY(broken(c, key, "parts is set too: which one?"));
+    snprintf(key, sizeof key, "datasets.%.100s.pack", d->name);
+    if (!strcmp(d->pack, "pad") && !strcmp(d->shuffle, "megatron"))
+        TM_TRY(broken(c, key, "shuffle = \"megatron\" needs \"concat\""));
     for (int i = 0; i < d->sources.n; i++) {
         const struct deck_source *s = &d->sources.v[i];
-        weight += s->weight;
+        with_weight += s->weight > 0;
         is_mock |= !strcmp(s->path, "mock") || !strcmp(s->format, "mock");
         snprintf(key, sizeof key, "datasets.%.100s.sources[%d].split", d->name, i);
         TM_TRY(check_split(c, key, s->split));
@@ -134,7 +138,8 @@ static enum status check_dataset(const struct check *c, const struct deck_datase
         return broken(c, key, "sources is missing: expected a list ( { path = \"...\"; }, ... )");
     }
     if (!d->sources.n) return broken(c, key, "expected at least one source");
-    if (weight <= 0) return broken(c, key, "the weights add up to 0");
+    if (with_weight > 0 && with_weight != d->sources.n)
+        return broken(c, key, "weight is 0 in some: expected all or none");
     snprintf(key, sizeof key, "datasets.%.100s", d->name);
     if (is_mock && d->seq_length == 0) TM_TRY(broken(c, key, "a mock source needs seq_length"));
     return TM_OK;
@@ -142,6 +147,7 @@ static enum status check_dataset(const struct check *c, const struct deck_datase
 
 static enum status check_training(const struct check *c) {
     const struct deck_stage *s = c->stage;
+    char key[200];
     bool is_distill = s->kind == DECK_KIND_distill, has_kl = false;
     double weight = 0;
     if (s->batch.global && s->batch.global % s->batch.micro)
@@ -158,6 +164,12 @@ static enum status check_training(const struct check *c) {
         TM_TRY(broken(c, "losses", "\"kl\" needs a teacher: do = \"distill\", or give the stage losses of its own"));
     if (!has_kl && is_distill) TM_TRY(broken(c, "losses", "distill needs a loss of kind \"kl\""));
     if (weight <= 0) TM_TRY(broken(c, "losses", "the weights add up to 0"));
+    if (s->dataset && !strcmp(s->dataset->shuffle, "megatron") && !s->dataset->samples) {
+        snprintf(key, sizeof key, "datasets.%.100s", s->dataset->name);
+        TM_TRY(broken(c, key,
+                      "shuffle = \"megatron\" in \"%s\" needs samples: steps x batch.global of the whole training",
+                      s->verb));
+    }
     if (s->eval_every && !*s->eval_data) TM_TRY(broken(c, "eval_every", "it needs eval_data, the name of a data set"));
     return TM_OK;
 }

@@ -145,10 +145,21 @@ enum status host_amax(struct dev *d, const struct amax_args *a) {
     raise_amax(host_f32(a->out), top);
     return TM_OK;
 }
-enum status host_amax_rows(struct dev *d, const struct amax_rows_args *a) {
+/* Threads take whole rows of blocks, so no two of them raise the same maximum. */
+enum status host_amax_blocks(struct dev *d, const struct amax_blocks_args *a) {
+    const struct block_grid *g = &a->grid;
     const float *x = host_f32(a->x);
     float *out = host_f32(a->out);
+    if (g->rows < 1 || g->cols < 1 || g->row0 < 0 || g->col0 < 0)
+        return TM_FAIL(TM_ERR_SHAPE, "amax_blocks: blocks of %lld x %lld", (long long)g->rows, (long long)g->cols);
+    int64_t first = g->row0 / g->rows, last = size_ceil_div(g->row0 + a->rows, g->rows);
 #pragma omp parallel for num_threads(d->threads) if (a->rows * a->cols > HOST_SERIAL)
-    for (int64_t r = 0; r < a->rows; r++) raise_amax(out + r, d->leaf->amax(x + r * a->ld, a->cols));
+    for (int64_t b = first; b < last; b++)
+        for (int64_t r = size_max(0, b * g->rows - g->row0); r < size_min(a->rows, (b + 1) * g->rows - g->row0); r++)
+            for (int64_t c = 0, next; c < a->cols; c = next) {
+                int64_t k = (g->col0 + c) / g->cols;
+                next = size_min(a->cols, (k + 1) * g->cols - g->col0);
+                raise_amax(out + b * g->ld + k, d->leaf->amax(x + r * a->ld + c, next - c));
+            }
     return TM_OK;
 }

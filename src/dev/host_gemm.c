@@ -9,21 +9,21 @@
 #include "dev/host_gemm_kernel.h"
 
 struct host_gemm {
-    const struct gemm_kernel *kernel;
+    const struct gemm_kernel *kernel, *bf16;
+    struct gemm_kernel widened; /* bf16 where there is no better */
     bool blas;
     int threads;
     struct gemm_work *work; /* [threads] */
-    float *buffer;
+    char *buffer;
     char text[256];
 };
 
 enum {
-    WORK_A = GEMM_MA * GEMM_LDA,
-    WORK_B = GEMM_KC * GEMM_NB,
-    WORK_KEPT = GEMM_DEPTH * GEMM_MG * GEMM_NB,
-    WORK = WORK_A + WORK_B + WORK_KEPT,
+    WORK_B = GEMM_KC * GEMM_NB * 4, /* bytes */
+    WORK_KEPT = GEMM_DEPTH * GEMM_MG * GEMM_NB * 4,
+    RESIDENT = 384, /* rows of bf16 that may stay packed */
     /* scratch of host_gemm_tile, on the stack */
-    TILE_ROWS = 2 * GEMM_MR,
+    TILE_ROWS = 28,
     TILE_KC = 256,
     TILE_NB = 64,
 };
@@ -44,27 +44,34 @@ static enum status kernel_find(const char *name, const struct gemm_kernel **out)
 
 enum status host_gemm_open(const char *kernel, bool invariant, int threads, struct host_gemm **out) {
     struct host_gemm *g;
-    const struct gemm_kernel *kn;
+    const struct gemm_kernel *kn, *amx;
     enum status st;
     *out = NULL;
     if (threads < 1) return TM_FAIL(TM_ERR_UNSUPPORTED, "GEMM with %d threads: expected 1 or more", threads);
     TM_TRY(kernel_find(kernel, &kn));
     TM_TRY(mem_alloc(&g, 1, sizeof *g));
+    amx = kernel ? NULL : gemm_kernel_amx();
     g->kernel = kn;
+    g->widened = gemm_widen(kn);
+    g->bf16 = amx ? amx : &g->widened;
     g->threads = threads;
+    const size_t a = size_align((size_t)GEMM_MA * GEMM_LDA * 4, 64),
+                 a_bf16 = amx ? (size_t)(RESIDENT + amx->mr) * (size_t)amx->lda * 2 : 0,
+                 work_a = a > a_bf16 ? a : a_bf16, work = work_a + WORK_B + WORK_KEPT;
     TM_GOTO(st, fail, mem_alloc(&g->work, (size_t)threads, sizeof *g->work));
-    TM_GOTO(st, fail, mem_alloc(&g->buffer, (size_t)threads, WORK * sizeof(float)));
+    TM_GOTO(st, fail, mem_alloc(&g->buffer, (size_t)threads, work));
     for (int i = 0; i < threads; i++) {
-        float *p = g->buffer + (size_t)i * WORK;
-        g->work[i] = (struct gemm_work){p, p + WORK_A, p + WORK_A + WORK_B, GEMM_MA, GEMM_KC, kn->nb};
+        char *p = g->buffer + (size_t)i * work;
+        g->work[i] = (struct gemm_work){.a = p, .b = p + work_a, .kept = (float *)(void *)(p + work_a + WORK_B)};
     }
     char blas[160];
+    const char *bf16 = amx ? "amx" : "widened to fp32";
     g->blas = !invariant && !kernel && gemm_blas_open(threads, blas, sizeof blas);
     if (g->blas)
-        snprintf(g->text, sizeof g->text, "not invariant: %s", blas);
+        snprintf(g->text, sizeof g->text, "not invariant: %s; bf16: %s", blas, bf16);
     else
-        snprintf(g->text, sizeof g->text, "invariant: own %s kernel, tiles %d x %d, %d threads", kn->name, kn->mr,
-                 kn->nr, threads);
+        snprintf(g->text, sizeof g->text, "invariant: own %s kernel, tiles %d x %d, %d threads; bf16: %s", kn->name,
+                 kn->mr, kn->nr, threads, bf16);
     *out = g;
     return TM_OK;
 fail:
@@ -117,33 +124,43 @@ static enum status check(const struct gemm_args *a) {
 }
 
 /* Cut C into tm x tn blocks for tm * tn <= threads: the cheapest in tile work of the largest block plus its share of packing. */
-static void split(const struct host_gemm *g, const struct gemm_args *a, int *tm, int *tn) {
-    const double wake = 1 << 20; /* multiply-adds worth waking a thread for: about 10 us */
+static void split(const struct gemm_kernel *kn, int most, const struct gemm_args *a, int *tm, int *tn) {
     int64_t best = INT64_MAX, k = 0;
     for (int t = 0; t < a->terms; t++) k += a->term[t].k[a->segments];
-    const double work = (double)a->m * (double)a->n * (double)k / wake;
-    const int threads = work < g->threads ? (work < 1 ? 1 : (int)work) : g->threads;
-    const int64_t panels = size_ceil_div(a->n, g->kernel->nr);
+    const double work = (double)(a->m + kn->pack) * (double)a->n * (double)k / kn->wake;
+    const int threads = work < most ? (work < 1 ? 1 : (int)work) : most;
+    const int64_t panels = size_ceil_div(a->n, kn->nr);
     for (int i = 1; i <= threads; i++) {
         const int j = threads / i;
-        const int64_t rows = size_ceil_div(a->m, i), cols = size_ceil_div(panels, j) * g->kernel->nr;
-        const int64_t cost = rows * cols + 8 * cols + 4 * rows;
+        const int64_t rows = size_ceil_div(a->m, i), cols = size_ceil_div(panels, j) * kn->nr;
+        const int64_t cost = rows * cols + kn->pack * cols + kn->pack / 2 * rows;
         if (cost < best) best = cost, *tm = i, *tn = j;
     }
+}
+
+/* The scratch of a thread as kernel kn uses it. */
+static struct gemm_work work_of(const struct gemm_kernel *kn, struct gemm_work w) {
+    w.rows_a = kn->element == 4 ? GEMM_MA : RESIDENT;
+    w.kc = kn->kc_tree;
+    w.nb = kn->nb;
+    w.elements_b = WORK_B / kn->element;
+    return w;
 }
 
 enum status host_gemm_run(struct host_gemm *g, const struct gemm_args *a) {
     TM_TRY(check(a));
     if (a->m == 0 || a->n == 0) return TM_OK;
-    if (g->blas && gemm_blas_run(a, g->threads)) return TM_OK;
+    if (g->blas && !a->bf16 && gemm_blas_run(a, g->threads)) return TM_OK;
+    const struct gemm_kernel *kn = a->bf16 ? g->bf16 : g->kernel;
     int tm = 1, tn = 1;
-    split(g, a, &tm, &tn);
-    const int64_t nr = g->kernel->nr, panels = size_ceil_div(a->n, nr);
+    split(kn, g->threads, a, &tm, &tn);
+    const int64_t nr = kn->nr, panels = size_ceil_div(a->n, nr);
 #pragma omp parallel for num_threads(tm *tn) if (tm * tn > 1) schedule(static, 1)
     for (int i = 0; i < tm * tn; i++) {
         const int im = i / tn, in = i % tn;
-        gemm_block(g->kernel, a, a->m * im / tm, a->m * (im + 1) / tm, panels * in / tn * nr,
-                   size_min(panels * (in + 1) / tn * nr, a->n), &g->work[i]);
+        const struct gemm_work w = work_of(kn, g->work[i]);
+        gemm_block(kn, a, a->m * im / tm, a->m * (im + 1) / tm, panels * in / tn * nr,
+                   size_min(panels * (in + 1) / tn * nr, a->n), &w);
     }
     return TM_OK;
 }
@@ -151,7 +168,8 @@ enum status host_gemm_run(struct host_gemm *g, const struct gemm_args *a) {
 void host_gemm_tile(const struct host_gemm *g, enum gemm_layout layout, int64_t m, int64_t n, int64_t k, const float *a,
                     int64_t lda, const float *b, int64_t ldb, float *c, int64_t ldc, int accumulate) {
     _Alignas(64) float pa[TILE_ROWS * GEMM_LDA], pb[TILE_KC * TILE_NB];
-    const struct gemm_work w = {pa, pb, NULL, TILE_ROWS, TILE_KC, TILE_NB};
+    const struct gemm_work w = {
+        .a = pa, .b = pb, .rows_a = TILE_ROWS, .kc = TILE_KC, .nb = TILE_NB, .elements_b = TILE_KC * TILE_NB};
     const struct gemm_args args = {
         .layout = layout,
         .m = m,

@@ -5,6 +5,12 @@
  * then pairs of pairs; a segment that is empty in all terms contributes nothing: x + nothing = x. Then one add of the bias. So the
  * bits do not depend on m, n, blocking, threads or vector width. NaN payloads are not part of the promise.
  *
+ * bf16 (gemm_args.bf16). Factors are rounded to bf16, to nearest even. The k of a leaf, through all its terms, go by in blocks of 32, the
+ * last one filled with zeros: leaf = leaf + (even + odd), where even and odd are the chains from +0 over the even and the odd k of the
+ * block. Denormal factors, and denormal results inside a leaf, are zero. That is what AMX's tdpbf16ps does, so AMX serves where the CPU
+ * has it; elsewhere the fp32 kernels compute the same, a bit slower than fp32. Tree and bias are those of fp32. Hence the bits do not
+ * depend on the instruction set either; a chain may be cut and go on by accumulation at multiples of 32.
+ *
  * All functions are Local. Addresses in the arguments (dptr.a) are host pointer values. C must not overlap A, B or the bias. */
 #pragma once
 
@@ -18,7 +24,9 @@ struct host_gemm;
 
 /* Open with a kernel: NULL = the best for this CPU, or "portable", "avx2", "avx512".
  * invariant: keep the definition above. Otherwise OpenBLAS serves where the build has it (segments then are one long k; an OpenMP
- * build of it only in a program of gcc, whose runtime it shares), unless a kernel is named. threads >= 1: OpenMP threads of a product; the workspaces (4.2 MiB a thread) are allocated here, once.
+ * build of it only in a program of gcc, whose runtime it shares), unless a kernel is named; bf16 products stay our own. A named kernel also
+ * does bf16 in place of AMX. threads >= 1: OpenMP threads of a product; the workspaces (5.2 MiB a thread with AMX, else 4.2) are
+ * allocated here, once.
  * *out is owned by the caller; one host_gemm runs one product at a time. Errors: UNSUPPORTED (the kernel is unknown or not for this
  * CPU; threads < 1), MEMORY. */
 enum status host_gemm_open(const char *kernel, bool invariant, int threads, struct host_gemm **out);

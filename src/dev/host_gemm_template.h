@@ -33,7 +33,7 @@ GEMM_INLINE void tile_rows(const int rows, const struct gemm_tile *t) {
         } else {
             GEMM_UNROLL for (int i = 0; i < rows; i++) GEMM_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = V_ZERO();
         }
-        const float *a = t->a + st.k0, *b = t->b + (int64_t)st.k0 * NR;
+        const float *a = (const float *)t->a + st.k0, *b = (const float *)t->b + (int64_t)st.k0 * NR;
         for (int k = st.k0; k < st.k1; k++, a++, b += NR) {
             V bv[NV];
             GEMM_UNROLL for (int j = 0; j < NV; j++) bv[j] = V_LOAD(b + j * VW);
@@ -125,35 +125,47 @@ static GEMM_TARGET void transpose(const float *src, int64_t lds, int64_t rows, i
         for (int64_t c = 0; c < cols; c++) dst[c * ldd + r] = src[r * lds + c];
 }
 
+static GEMM_TARGET void tile(const struct gemm_tile *t, int rows) {
+    static void (*const by_rows[])(const struct gemm_tile *) = {
+        tile1,
+        tile2,
+        tile3,
+        tile4,
+#if MR > 4
+        tile5,
+        tile6,
+#endif
+#if MR > 6
+        tile7,
+        tile8,
+        tile9,
+        tile10,
+        tile11,
+        tile12,
+#endif
+#if MR > 12
+        tile13,
+        tile14,
+#endif
+    };
+    by_rows[rows - 1](t);
+}
+
 static const struct gemm_kernel kernel_ = {
     .name = GEMM_NAME,
     .mr = MR,
     .nr = NR,
+    .kc = GEMM_KC,
+    .kc_tree = GEMM_KC,
     .nb = NB,
-    .tile =
-        {
-            NULL,
-            tile1,
-            tile2,
-            tile3,
-            tile4,
-#if MR > 4
-            tile5,
-            tile6,
-#endif
-#if MR > 6
-            tile7,
-            tile8,
-            tile9,
-            tile10,
-            tile11,
-            tile12,
-#endif
-#if MR > 12
-            tile13,
-            tile14,
-#endif
-        },
+    .lda = GEMM_LDA,
+    .element = sizeof(float),
+    .block = 1,
+    .wake = 1 << 20,
+    .pack = 8,
+    .tile = tile,
+    .pack_a = gemm_pack_a,
+    .pack_b = gemm_pack_b,
     .copy = copy,
     .transpose = transpose,
 };

@@ -39,7 +39,8 @@ struct gemm_term {
 
 /* C[m,n] = (accumulate ? C : 0) ⊕ tree over segments j of ( chain over terms t of sum over k in segment j of a_t b_t ) + bias[n].
  * A segment empty in all terms contributes nothing (the tree skips it). With one segment and accumulate, the chain starts from C
- * (one longer chain); accumulate with more segments is refused. bias may be 0. All segments empty: C is zero. */
+ * (one longer chain); accumulate with more segments is refused. bias may be 0. All segments empty: C is zero.
+ * bf16: both factors are rounded to bf16 first; products and sums are fp32, in blocks of 32 k (host_gemm.h). */
 struct gemm_args {
     enum gemm_layout layout;
     int64_t m, n;
@@ -48,6 +49,7 @@ struct gemm_args {
     dptr c, bias;
     int64_t ldc;
     int accumulate;
+    int bf16;
 };
 
 /* y[N,C] = table[id - row0] where row0 <= id < row0 + rows, else +0. ids [N] int32. A table entry of -0 becomes +0 (so that summing over
@@ -209,21 +211,42 @@ struct amax_args {
     dptr x, out;
     int64_t rows, cols, ld;
 };
-/* out[r] = max(out[r], max |x[r,:]|). */
-struct amax_rows_args {
+/* A tensor cut into blocks of rows x cols elements. x[0,0] is element (row0, col0) of it: blocks lie in the tensor, not in the box that x
+ * is. Their maxima are an array with ld numbers for each row of blocks. */
+struct block_grid {
+    int64_t rows, cols, row0, col0, ld;
+};
+/* out of each block = max(out, max |x|) over its elements in [rows, cols]; NaN propagates as NaN. Order-free. */
+struct amax_blocks_args {
     dptr x, out;
     int64_t rows, cols, ld;
+    struct block_grid grid;
 };
 
 /* Fake quantization y = dequantize(quantize(x)) of [rows, cols] in one of the formats of quant/format.def (numfmt/ does the codes).
- * amax: [1] (per tensor), or [rows] (per row: int8 weights). kind: enum fq_kind. round_bf16: x is rounded to bf16 first, and scales as the
- * exported path does (weights are quantized as they will be exported). y may alias x. */
-enum fq_kind { FQ_NONE, FQ_FP8, FQ_INT8, FQ_INT8_ROW, FQ_NVFP4 };
+ * amax: [1], of the tensor, for the kinds that have a scale of it (FP8, INT8, NVFP4, NVFP4_A8; else unused). kind: enum fq_kind.
+ * maxima: of the blocks of the other kinds and of both NVFP4; 0: taken here, each of one row, from x[r,0] on, and cols must be a multiple of
+ * grid.cols. round_bf16: x is rounded to bf16 first, and maxima too (weights are quantized as they will be exported). y may alias x. */
+enum fq_kind {
+    FQ_NONE,
+    FQ_FP8,
+    FQ_FP8_BLOCK, /* E4M3, a scale for each block: rows (channels, tokens) or tiles */
+    FQ_INT8,
+    FQ_INT8_BLOCK,
+    FQ_INT4_BLOCK,
+    FQ_NVFP4,
+    FQ_NVFP4_A8, /* beside FP8 inputs */
+    FQ_MXFP4,
+    FQ_MXFP8,
+    FQ_KINDS
+};
 struct fake_quant_args {
     dptr x, y, amax;
     int64_t rows, cols, ldx, ldy;
     int kind;
     int round_bf16;
+    dptr maxima;
+    struct block_grid grid;
 };
 
 #ifdef __cplusplus

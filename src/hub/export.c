@@ -18,6 +18,7 @@ struct export {
     int64_t block_bytes;
     hub_produce_fn produce;
     void *ctx;
+    bool apart;         /* ranks fill their files side by side */
     char *block;        /* on ranks that write */
     char message[1024]; /* of the first failure on this rank */
 };
@@ -47,12 +48,13 @@ static enum status first_of(struct export *x, enum status st, enum status now) {
     return now;
 }
 
-/* Collective. One tensor in blocks: every rank calls produce for every block, whatever its status; the root writes while all is well. */
-static enum status write_item_all(struct export *x, struct hub_writer *w, int item, int root, enum status st) {
+/* One tensor in blocks. Where all ranks share a file, every rank calls produce for every block, whatever its status, and the root writes
+ * while all is well; apart, a failure ends it. */
+static enum status write_item(struct export *x, struct hub_writer *w, int item, int root, enum status st) {
     const struct hub_item *it = &x->plan->items[item];
     int64_t rows = it->bytes ? rows_of(it) : 0, row_bytes = rows ? it->bytes / rows : 0, step = block_rows(x, it);
     char *out = par_rank() == root ? x->block : NULL;
-    for (int64_t row = 0; row < rows; row += step) {
+    for (int64_t row = 0; row < rows && !(x->apart && st != TM_OK); row += step) {
         int64_t n = size_min(step, rows - row);
         st = first_of(x, st, x->produce(x->ctx, it->source, row, n, root, out));
         if (st == TM_OK && w) st = first_of(x, st, hub_write_tensor(w, item, row * row_bytes, x->block, n * row_bytes));
@@ -69,7 +71,7 @@ static enum status write_file_all(struct export *x, int file) {
     if (st == TM_OK && par_rank() == root) st = hub_write_begin(x->plan, file, path, &w);
     st = par_agree_all(st);
     if (st == TM_OK) {
-        for (int i = f->first; i < f->first + f->count; i++) st = write_item_all(x, w, i, root, st);
+        for (int i = f->first; i < f->first + f->count; i++) st = write_item(x, w, i, root, st);
         if (st == TM_OK && w) st = first_of(x, st, hub_write_end(&w));
         if (st != TM_OK) status_set_message(x->message);
         st = par_agree_all(st);
@@ -78,17 +80,38 @@ static enum status write_file_all(struct export *x, int file) {
     return st;
 }
 
-enum status hub_write_all(const char *dir, const struct hub_plan *plan, int64_t block_bytes, hub_produce_fn produce,
-                          void *ctx) {
+/* Local. The files of this rank, one after another. */
+static enum status write_own_files(struct export *x) {
+    enum status st = TM_OK;
+    for (int f = par_rank(); f < x->plan->files_n && st == TM_OK; f += par_size()) {
+        const struct hub_plan_file *p = &x->plan->files[f];
+        struct hub_writer *w = NULL;
+        char path[PATH_BYTES];
+        st = str_path(path, sizeof path, x->dir, p->name);
+        if (st == TM_OK) st = hub_write_begin(x->plan, f, path, &w);
+        if (st == TM_OK) {
+            for (int i = p->first; i < p->first + p->count; i++) st = write_item(x, w, i, par_rank(), st);
+            if (st == TM_OK) st = first_of(x, st, hub_write_end(&w));
+            if (st != TM_OK) status_set_message(x->message);
+        }
+        hub_write_drop(&w);
+    }
+    return st;
+}
+
+static enum status write_files_all(const char *dir, const struct hub_plan *plan, int64_t block_bytes,
+                                   hub_produce_fn produce, void *ctx, bool apart) {
     struct export x = {.dir = dir,
                        .plan = plan,
                        .block_bytes = block_bytes > 0 ? block_bytes : BLOCK_BYTES,
                        .produce = produce,
-                       .ctx = ctx};
+                       .ctx = ctx,
+                       .apart = apart};
     enum status st = par_rank() == 0 ? hub_prepare_dir(dir, plan) : TM_OK;
     if (st == TM_OK) st = mem_alloc(&x.block, (size_t)block_need(&x, par_rank(), par_size()), 1);
     st = par_agree_all(st);
-    for (int f = 0; f < plan->files_n && st == TM_OK; f++) st = write_file_all(&x, f);
+    if (st == TM_OK && apart) st = par_agree_all(write_own_files(&x));
+    for (int f = 0; f < plan->files_n && st == TM_OK && !apart; f++) st = write_file_all(&x, f);
     if (st == TM_OK) st = par_agree_all(par_rank() == 0 ? hub_commit_dir(dir, plan) : TM_OK);
     for (int f = par_rank(); f < plan->files_n && st != TM_OK; f += par_size()) {
         char tmp[PATH_BYTES];
@@ -97,4 +120,14 @@ enum status hub_write_all(const char *dir, const struct hub_plan *plan, int64_t 
     if (st != TM_OK) (void)par_agree_all(TM_OK); /* a barrier: nobody returns before all is removed */
     mem_free(&x.block);
     return st;
+}
+
+enum status hub_write_all(const char *dir, const struct hub_plan *plan, int64_t block_bytes, hub_produce_fn produce,
+                          void *ctx) {
+    return write_files_all(dir, plan, block_bytes, produce, ctx, false);
+}
+
+enum status hub_write_apart_all(const char *dir, const struct hub_plan *plan, int64_t block_bytes,
+                                hub_produce_fn produce, void *ctx) {
+    return write_files_all(dir, plan, block_bytes, produce, ctx, true);
 }

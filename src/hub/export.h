@@ -15,6 +15,11 @@ typedef enum status (*hub_produce_fn)(void *ctx, int tensor, int64_t row0, int64
 enum status hub_write_all(const char *dir, const struct hub_plan *plan, int64_t block_bytes, hub_produce_fn produce,
                           void *ctx);
 
+/* The same where every rank can bring any rows by itself (from a file that all see): `produce` is Local, is called only on the rank that
+ * writes the file, with root = that rank, and ranks fill their files side by side. Collective over the world. */
+enum status hub_write_apart_all(const char *dir, const struct hub_plan *plan, int64_t block_bytes,
+                                hub_produce_fn produce, void *ctx);
+
 /* Copy the files of a model directory that are no weights (tokenizer, chat template, generation_config.json, licences) byte for byte.
  * Those that are not there are left out; nothing is done when both are one directory. *copied counts them. Local. Errors: IO. */
 enum status hub_copy_files(const char *from, const char *to, int *copied);

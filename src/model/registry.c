@@ -115,6 +115,7 @@ static void add_param(struct model *m, enum model_role role, int layer) {
     int64_t n0 = p->desc.box.hi[0] - p->desc.box.lo[0], n1 = vector ? 0 : p->desc.box.hi[1] - p->desc.box.lo[1];
     p->w.rows = vector ? (n0 > 0) : n0;
     p->w.cols = vector ? n0 : n1;
+    p->w.bf16 = m->o.bf16;
 }
 
 static enum status build_list(struct model *m) {
@@ -153,7 +154,7 @@ static enum status place(struct model *m, dptr weights, dptr grads) {
         p->w.grad = (dptr){at};
     }
     const struct model_param *e = model_find(m, MODEL_EMBED, -1);
-    m->tied = (struct tape_weight){.value = e->w.value, .rows = e->w.rows, .cols = e->w.cols};
+    m->tied = (struct tape_weight){.value = e->w.value, .rows = e->w.rows, .cols = e->w.cols, .bf16 = e->w.bf16};
     if (m->config.tied && m->o.training && m->last) {
         TM_TRY(arena_take(&g, (size_t)(e->w.rows * e->w.cols) * 4, &at));
         m->tied.grad = (dptr){at};

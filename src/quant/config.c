@@ -7,10 +7,7 @@
 #include "base/mem.h"
 #include "base/str.h"
 
-static const char *algorithm(const struct quant_linear *l) {
-    const struct quant_format_info *f = quant_format(l->weight);
-    return l->input == QUANT_NONE ? f->algo_weight_only : f->algo;
-}
+static const struct quant_algo *algorithm(const struct quant_linear *l) { return quant_algo(l->weight, l->input); }
 
 /* --- exclude_modules: the fewest patterns "prefix*" (cut at dots) that name no quantized module ---------------------------- */
 
@@ -77,11 +74,21 @@ static enum status excluded(const struct quant_linear *l, size_t n, json_t **out
 
 /* --- hf_quant_config.json ------------------------------------------------------------------------------------------------- */
 
-/* {"quant_algo": .., ["group_size": ..]} of one linear. */
+/* {"quant_algo": .., ["group_size": ..], ["has_zero_point": false, "pre_quant_scale": true]} of one linear. */
 static json_t *layer_config(const struct quant_linear *l) {
-    int block = quant_format(l->weight)->block;
-    return block ? json_pack("{s:s, s:i}", "quant_algo", algorithm(l), "group_size", block)
-                 : json_pack("{s:s}", "quant_algo", algorithm(l));
+    const struct quant_algo *a = algorithm(l);
+    json_t *o = json_pack("{s:s}", "quant_algo", a->name);
+    if (a->group_size) json_object_set_new(o, "group_size", json_integer(quant_format(l->weight)->block));
+    if (a->awq) json_object_set_new(o, "has_zero_point", json_false());
+    if (a->awq) json_object_set_new(o, "pre_quant_scale", json_true());
+    return o;
+}
+
+/* Whether two quantized linears have the same configuration. */
+static bool alike(const struct quant_linear *a, const struct quant_linear *b) {
+    const struct quant_algo *x = algorithm(a), *y = algorithm(b);
+    return !strcmp(x->name, y->name) &&
+           (!x->group_size || quant_format(a->weight)->block == quant_format(b->weight)->block);
 }
 
 static json_t *quantized_layers(const struct quant_linear *l, size_t n) {
@@ -103,15 +110,18 @@ enum status quant_config(const struct quant_linear *l, size_t n, const struct qu
     TM_TRY(quant_check(l, n, kv, nkv));
     for (size_t i = 0; i < n; i++) {
         if (l[i].weight == QUANT_NONE) continue;
-        mixed = mixed || (first && strcmp(algorithm(first), algorithm(&l[i])));
+        mixed = mixed || (first && !alike(first, &l[i]));
         first = first ? first : &l[i];
     }
-    const char *algo = mixed ? "MIXED_PRECISION" : first ? algorithm(first) : NULL;
     const char *kv_algo = nkv ? quant_format(kv[0].k)->kv_algo : NULL;
-    json_t *q = json_pack("{s:s?, s:s?}", "quant_algo", algo, "kv_cache_quant_algo", kv_algo);
+    json_t *q =
+        json_pack("{s:s?, s:s?}", "quant_algo", mixed ? "MIXED_PRECISION" : NULL, "kv_cache_quant_algo", kv_algo);
     int rc = q ? 0 : -1;
-    if (first && !mixed && quant_format(first->weight)->block)
-        rc |= json_object_set_new(q, "group_size", json_integer(quant_format(first->weight)->block));
+    if (first && !mixed) {
+        json_t *layer = layer_config(first); /* its quant_algo takes the first place */
+        rc |= json_object_update(q, layer);
+        json_decref(layer);
+    }
     if (mixed) {
         rc |= json_object_set_new(q, "quantized_layers", quantized_layers(l, n));
     } else {
@@ -130,37 +140,31 @@ enum status quant_config(const struct quant_linear *l, size_t n, const struct qu
 
 /* --- config.json ---------------------------------------------------------------------------------------------------------- */
 
-/* What config_groups says of an algorithm: {"input_activations": {..}, "weights": {..}}; weight-only ones have no activations. */
-static json_t *group_config(const char *algo) {
-    const struct quant_format_info *f = NULL;
-    bool weight_only = false;
-    for (int i = QUANT_NONE + 1; i < QUANT_FORMATS; i++) {
-        const struct quant_format_info *t = quant_format((enum quant_format)i);
-        if (!strcmp(t->algo, algo)) f = t;
-        if (t->algo_weight_only && !strcmp(t->algo_weight_only, algo)) {
-            f = t;
-            weight_only = true;
-        }
-    }
-    if (!f) return NULL;
-    json_t *x = json_pack("{s:b, s:i, s:s}", "dynamic", 0, "num_bits", f->bits, "type", f->number);
-    if (f->block) json_object_set_new(x, "group_size", json_integer(f->block));
-    json_t *w = json_deep_copy(x);
-    if (f->strategy && !weight_only) json_object_set_new(w, "strategy", json_string(f->strategy));
-    json_t *g =
-        weight_only ? json_pack("{s:O}", "weights", w) : json_pack("{s:O, s:O}", "input_activations", x, "weights", w);
-    json_decref(x);
-    json_decref(w);
-    return g;
+/* The algorithm that a configuration (of a layer, or of all) means; its block tells apart those of one name. NULL: none. */
+static const struct quant_algo *meant(const json_t *config) {
+    const char *name = json_string_value(json_object_get(config, "quant_algo"));
+    json_int_t block = json_integer_value(json_object_get(config, "group_size"));
+    const struct quant_algo *a;
+    for (int i = 0; name && (a = quant_algo_at(i)); i++)
+        if (!strcmp(a->name, name) && (!a->group_size || quant_format(a->weight)->block == block)) return a;
+    return NULL;
 }
 
-static bool spelled_out(const char *algo) {
-    for (int i = QUANT_NONE + 1; i < QUANT_FORMATS; i++) {
-        const struct quant_format_info *t = quant_format((enum quant_format)i);
-        if (t->groups && (!strcmp(t->algo, algo) || (t->algo_weight_only && !strcmp(t->algo_weight_only, algo))))
-            return true;
-    }
-    return false;
+static json_t *site_config(enum quant_format format, bool channel) {
+    const struct quant_format_info *f = quant_format(format);
+    json_t *o = json_pack("{s:b, s:i, s:s}", "dynamic", 0, "num_bits", f->bits, "type", f->number);
+    if (f->axis == QUANT_BLOCK) json_object_set_new(o, "group_size", json_integer(f->block));
+    if (f->axis == QUANT_ROW && channel) json_object_set_new(o, "strategy", json_string("channel"));
+    return o;
+}
+
+/* What config_groups says of an algorithm: {"input_activations": {..}, "weights": {..}}; weight-only ones have no activations. */
+static json_t *group_config(const struct quant_algo *a) {
+    if (a->groups == QUANT_NEVER) return json_pack("{s:s}", "quant_algo", a->name);
+    json_t *g = json_object();
+    if (a->input != QUANT_NONE) json_object_set_new(g, "input_activations", site_config(a->input, false));
+    json_object_set_new(g, "weights", site_config(a->weight, a->input != QUANT_NONE));
+    return g;
 }
 
 /* The layers of the same configuration as `like`, sorted by name. */
@@ -186,7 +190,7 @@ static enum status mixed_groups(const json_t *layers, json_t *groups) {
         for (size_t i = 0; i < json_array_size(seen); i++) known = known || json_equal(json_array_get(seen, i), value);
         if (known) continue;
         if ((st = group_targets(layers, value, &targets)) != TM_OK) break;
-        json_t *g = group_config(json_string_value(json_object_get(value, "quant_algo")));
+        json_t *g = group_config(meant(value));
         snprintf(name, sizeof name, "group_%zu", json_array_size(seen));
         int rc = json_object_set_new(g, "targets", targets);
         rc |= json_object_set_new(groups, name, g);
@@ -200,7 +204,8 @@ static enum status mixed_groups(const json_t *layers, json_t *groups) {
     return st;
 }
 
-static enum status config_groups(const char *algo, const json_t *layers, json_t *config) {
+static enum status config_groups(const json_t *quantization, json_t *config) {
+    const json_t *layers = json_object_get(quantization, "quantized_layers");
     if (layers) {
         json_t *groups = json_object();
         int rc = json_object_set_new(config, "config_groups", groups); /* the config owns it now */
@@ -208,8 +213,9 @@ static enum status config_groups(const char *algo, const json_t *layers, json_t 
         rc |= json_object_set(config, "quantized_layers", (json_t *)layers);
         return rc ? TM_FAIL(TM_ERR_MEMORY, "JSON of config_groups") : TM_OK;
     }
-    if (!algo || !spelled_out(algo)) return TM_OK;
-    json_t *g = group_config(algo);
+    const struct quant_algo *a = meant(quantization);
+    if (!a || a->groups != QUANT_ALWAYS) return TM_OK;
+    json_t *g = group_config(a);
     int rc = json_object_set_new(g, "targets", json_pack("[s]", "Linear"));
     rc |= json_object_set_new(config, "config_groups", json_pack("{s:o}", "group_0", g));
     return rc ? TM_FAIL(TM_ERR_MEMORY, "JSON of config_groups") : TM_OK;
@@ -221,7 +227,7 @@ enum status quant_config_hf(const json_t *hf_quant, json_t **out) {
     const char *algo = json_string_value(json_object_get(q, "quant_algo"));
     const char *kv = json_string_value(json_object_get(q, "kv_cache_quant_algo"));
     *out = NULL;
-    enum status st = config_groups(algo, json_object_get(q, "quantized_layers"), c);
+    enum status st = config_groups(q, c);
     int rc = exclude_list ? json_object_set(c, "ignore", exclude_list) : json_object_set_new(c, "ignore", json_array());
     if (algo) rc |= json_object_set(c, "quant_algo", json_object_get(q, "quant_algo"));
     if (kv)

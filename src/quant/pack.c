@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/size.h"
 #include "numfmt/scale.h"
 
 /* --- the list ----------------------------------------------------------------------------------------------------------- */
@@ -14,7 +15,7 @@
 static enum status add(struct quant_pack *p, struct quant_tensor **out, const char *module, const char *suffix) {
     TM_TRY(mem_grow(&p->tensors, &p->cap, p->n + 1, sizeof *p->tensors));
     struct quant_tensor *t = *out = &p->tensors[p->n];
-    *t = (struct quant_tensor){.param = -1, .linear = -1, .rows = 1};
+    *t = (struct quant_tensor){.param = -1, .linear = -1, .rows = 1, .span = 1};
     if (snprintf(t->name, sizeof t->name, "%s%s", module, suffix) >= (int)sizeof t->name)
         return TM_FAIL(TM_ERR_INTERNAL, "%s%s: a tensor name of more than %zu characters", module, suffix,
                        sizeof t->name - 1);
@@ -34,19 +35,40 @@ static enum status add_scalar(struct quant_pack *p, const char *module, const ch
     return TM_OK;
 }
 
-/* A tensor made from the rows of parameter `param` with `cols` elements a row (0: one element, no second axis). */
-static enum status add_rows(struct quant_pack *p, const struct quant_linear *l, int linear, int param,
-                            const char *suffix, enum quant_pack_kind kind, enum dtype dtype, int64_t cols) {
+/* A tensor made from the rows of parameter `param`, `span` at a time, with `cols` elements a row (0: one element, no second axis). */
+static enum status add_rows(struct quant_pack *p, int linear, int param, const char *suffix, enum quant_pack_kind kind,
+                            enum dtype dtype, int64_t cols, int span) {
+    const struct quant_linear *l = &p->linears[linear];
     struct quant_tensor *t;
     TM_TRY(add(p, &t, l->name, suffix));
     t->dtype = dtype;
     t->kind = kind;
     t->rank = cols ? 2 : 1;
-    t->shape[0] = t->rows = l->out;
+    t->span = span;
+    t->shape[0] = t->rows = l->out / span;
     t->shape[1] = cols;
-    t->row_elems = l->in;
+    t->row_elems = l->in * span;
     t->row_bytes = (cols ? cols : 1) * (int64_t)dtype_bytes(dtype);
     t->param = param;
+    t->linear = linear;
+    return TM_OK;
+}
+
+/* [tile rows, 1, tile columns, 1]; a single tile is a scalar. */
+static enum status add_tile_scales(struct quant_pack *p, int linear) {
+    const struct quant_linear *l = &p->linears[linear];
+    struct quant_tensor *t;
+    int64_t n = quant_maxima(l->weight, l->out, l->in), rows = size_ceil_div(l->out, quant_format(l->weight)->block);
+    if (n == 1) return add_scalar(p, l->name, ".weight_scale", quant_scale(l->weight, l->weight_amax));
+    if (!l->maxima) return TM_FAIL(TM_ERR_INTERNAL, "%s: %lld tiles without maxima", l->name, (long long)n);
+    TM_TRY(add(p, &t, l->name, ".weight_scale"));
+    t->dtype = DTYPE_f32;
+    t->kind = PACK_TILE_SCALE;
+    t->rank = 4;
+    t->shape[0] = t->rows = rows;
+    t->shape[2] = n / rows;
+    t->shape[1] = t->shape[3] = 1;
+    t->row_bytes = n / rows * 4;
     t->linear = linear;
     return TM_OK;
 }
@@ -56,13 +78,16 @@ static enum status add_linear(struct quant_pack *p, int linear, int param) {
     const struct quant_format_info *f = quant_format(l->weight);
     if (p->round_bf16) l->weight_amax = bf16_round(l->weight_amax);
     float scale = quant_scale(l->weight, l->weight_amax);
-    TM_TRY(add_rows(p, l, linear, param, ".weight", PACK_WEIGHT, f->dtype, l->in / f->per_byte));
+    TM_TRY(add_rows(p, linear, param, ".weight", PACK_WEIGHT, f->dtype, l->in / (f->per_byte == QUANT_COLUMNS ? 2 : 1),
+                    f->per_byte == QUANT_ROWS ? 2 : 1));
     if (f->axis == QUANT_TENSOR) TM_TRY(add_scalar(p, l->name, ".weight_scale", scale));
-    if (f->axis == QUANT_ROW) TM_TRY(add_rows(p, l, linear, param, ".weight_scale", PACK_ROW_SCALE, f->scale_dtype, 0));
+    if (f->axis == QUANT_ROW) TM_TRY(add_rows(p, linear, param, ".weight_scale", PACK_ROW_SCALE, f->scale_dtype, 0, 1));
+    if (f->axis == QUANT_TILE) TM_TRY(add_tile_scales(p, linear));
     if (f->axis == QUANT_BLOCK)
-        TM_TRY(add_rows(p, l, linear, param, ".weight_scale", PACK_BLOCK_SCALE, f->scale_dtype, l->in / f->block));
+        TM_TRY(add_rows(p, linear, param, ".weight_scale", PACK_BLOCK_SCALE, f->scale_dtype, l->in / f->block, 1));
     if (f->levels > 1) TM_TRY(add_scalar(p, l->name, ".weight_scale_2", scale));
-    if (l->input != QUANT_NONE) TM_TRY(add_scalar(p, l->name, ".input_scale", quant_scale(l->input, l->input_amax)));
+    if (quant_measures_input(l->input))
+        TM_TRY(add_scalar(p, l->name, ".input_scale", quant_scale(l->input, l->input_amax)));
     return TM_OK;
 }
 
@@ -129,7 +154,7 @@ static enum status add_params(struct quant_pack *p, const struct quant_param *pa
 }
 
 static enum status add_kv(struct quant_pack *p, const struct quant_kv *kv) {
-    if (kv->k == QUANT_NONE) return TM_OK;
+    if (!quant_measures_input(kv->k)) return TM_OK; /* none, or scale 1, which goes without saying */
     TM_TRY(add_scalar(p, kv->name, ".k_proj.k_scale", scale_fp8(kv->k_amax))); /* amax / 448 for NVFP4 too */
     return add_scalar(p, kv->name, ".v_proj.v_scale", scale_fp8(kv->v_amax));
 }
@@ -203,36 +228,99 @@ static void put_plain(const struct row *r, char *out) {
         memcpy(out + 2 * i, &code, 2);
     }
 }
-static void put_fp8(const struct row *r, float scale, uint8_t *out) {
-    for (int64_t i = 0; i < r->n; i++) out[i] = e4m3_encode(scale_divide_fp8(at(r, i), scale, r->bf16));
+/* Codes: n elements from `first` on, that all have one scale, into their place in a row of codes. */
+static void put_fp8(const struct row *r, int64_t first, int64_t n, float scale, uint8_t *out) {
+    for (int64_t i = first; i < first + n; i++) out[i] = e4m3_encode(scale_divide_fp8(at(r, i), scale, r->bf16));
 }
-static void put_int8(const struct row *r, float scale, uint8_t *out) {
-    for (int64_t i = 0; i < r->n; i++) out[i] = (uint8_t)int8_encode(at(r, i) / scale);
+static void put_e4m3(const struct row *r, int64_t first, int64_t n, float scale, uint8_t *out) {
+    for (int64_t i = first; i < first + n; i++) out[i] = e4m3_encode(at(r, i) / scale);
 }
-static void put_nvfp4(const struct row *r, float scale_2, uint8_t *out) {
-    for (int64_t b = 0; b < r->n; b += NVFP4_BLOCK) {
-        float step = scale_nvfp4_step(scale_nvfp4_block(largest(r, b, NVFP4_BLOCK), scale_2), scale_2);
-        for (int64_t i = b; i < b + NVFP4_BLOCK; i += 2)
-            out[i / 2] = (uint8_t)(e2m1_encode(at(r, i) / step) | e2m1_encode(at(r, i + 1) / step) << 4);
+static void put_int8(const struct row *r, int64_t first, int64_t n, float scale, uint8_t *out) {
+    for (int64_t i = first; i < first + n; i++) out[i] = (uint8_t)int8_encode(at(r, i) / scale);
+}
+/* The row is two rows of n elements: the second one's codes go into the high nibbles. */
+static void put_int4(const struct row *r, int64_t first, int64_t n, float scale, uint8_t *out) {
+    bool high = first >= r->n / 2;
+    for (int64_t i = first; i < first + n; i++) {
+        uint8_t code = (uint8_t)int4_encode(at(r, i) / scale) & 15, *byte = out + i - (high ? r->n / 2 : 0);
+        *byte = (uint8_t)(high ? *byte | code << 4 : code);
     }
 }
-static void put_nvfp4_scales(const struct row *r, float scale_2, uint8_t *out) {
-    for (int64_t b = 0; b < r->n; b += NVFP4_BLOCK)
-        out[b / NVFP4_BLOCK] = e4m3_encode(scale_nvfp4_block(largest(r, b, NVFP4_BLOCK), scale_2));
+static void put_nvfp4(const struct row *r, int64_t first, int64_t n, float step, uint8_t *out) {
+    for (int64_t i = first; i < first + n; i += 2)
+        out[i / 2] = (uint8_t)(e2m1_encode(at(r, i) / step) | e2m1_encode(at(r, i + 1) / step) << 4);
+}
+static void put_mxfp4(const struct row *r, int64_t first, int64_t n, float step, uint8_t *out) {
+    for (int64_t i = first; i < first + n; i += 2)
+        out[i / 2] = (uint8_t)(e2m1_encode_down(at(r, i) / step) | e2m1_encode_down(at(r, i + 1) / step) << 4);
 }
 
-/* How a row of weights becomes codes, and block scales where the format has them. */
-static const struct codec {
-    void (*weight)(const struct row *r, float scale, uint8_t *out);
-    void (*block_scale)(const struct row *r, float scale, uint8_t *out);
-} codecs[QUANT_FORMATS] = {
-    [QUANT_fp8] = {put_fp8, NULL}, [QUANT_int8] = {put_int8, NULL}, [QUANT_nvfp4] = {put_nvfp4, put_nvfp4_scales}};
+/* Scales of blocks: from a block's maximum (and the second level) what is stored at `out`; what elements are divided by. */
+static float block_int4(float top, float second, char *out) {
+    float scale = scale_int4(top);
+    (void)second;
+    memcpy(out, &scale, sizeof scale);
+    return scale;
+}
+static float block_nvfp4(float top, float second, char *out) {
+    float scale = scale_nvfp4_block(top, second);
+    *out = (char)e4m3_encode(scale);
+    return scale_nvfp4_step(scale, second);
+}
+static float block_mxfp4(float top, float second, char *out) {
+    uint8_t code = scale_mxfp4(top);
+    (void)second;
+    *out = (char)code;
+    return e8m0_decode(code);
+}
+static float block_mxfp8(float top, float second, char *out) {
+    uint8_t code = scale_mxfp8(top);
+    (void)second;
+    *out = (char)code;
+    return e8m0_decode(code);
+}
 
-/* The fp32 scale of a row: its own, or its tensor's. */
-static float row_scale(const struct row *r, const struct quant_linear *l, int64_t row) {
-    if (quant_format(l->weight)->axis != QUANT_ROW) return quant_scale(l->weight, l->weight_amax);
-    float amax = l->row_amax ? l->row_amax[row] : largest(r, 0, r->n);
+/* How elements of one scale become codes, and the scales of blocks where the format has them. */
+static const struct codec {
+    void (*codes)(const struct row *r, int64_t first, int64_t n, float scale, uint8_t *out);
+    float (*block)(float top, float second, char *out);
+} codecs[FQ_KINDS] = {
+    [FQ_FP8] = {put_fp8, NULL},
+    [FQ_FP8_BLOCK] = {put_e4m3, NULL},
+    [FQ_INT8_BLOCK] = {put_int8, NULL},
+    [FQ_INT4_BLOCK] = {put_int4, block_int4},
+    [FQ_NVFP4] = {put_nvfp4, block_nvfp4},
+    [FQ_NVFP4_A8] = {put_nvfp4, block_nvfp4},
+    [FQ_MXFP4] = {put_mxfp4, block_mxfp4},
+    [FQ_MXFP8] = {put_e4m3, block_mxfp8},
+};
+
+/* The fp32 scale of a tile (row: column 0), or of the tensor. */
+static float scale_at(const struct row *r, const struct quant_linear *l, int64_t row, int64_t tile) {
+    const struct quant_format_info *f = quant_format(l->weight);
+    float amax = l->weight_amax;
+    if (f->axis == QUANT_ROW) amax = l->maxima ? l->maxima[row] : largest(r, 0, r->n);
+    if (f->axis == QUANT_TILE && l->maxima && quant_maxima(l->weight, l->out, l->in) > 1)
+        amax = l->maxima[row / f->block * size_ceil_div(l->in, f->block) + tile];
     return quant_scale(l->weight, r->bf16 ? bf16_round(amax) : amax);
+}
+static bool good_scale(float s) { return isfinite(s) && s > 0; }
+
+/* The codes of a row, piece by piece of one scale, and the scales of its blocks; either may be unwanted (NULL). */
+static bool put_weights(const struct row *r, const struct quant_linear *l, int64_t row, uint8_t *codes, char *scales) {
+    const struct quant_format_info *f = quant_format(l->weight);
+    const struct codec *c = &codecs[f->weight_kind];
+    int64_t step = f->block ? f->block : r->n, bytes = (int64_t)dtype_bytes(f->scale_dtype), n;
+    char unwanted[4];
+    float scale = 0;
+    for (int64_t i = 0; i < r->n; i += n) {
+        n = size_min(step, r->n - i);
+        if (i == 0 || f->axis == QUANT_TILE) scale = scale_at(r, l, row, i / step);
+        if (!good_scale(scale)) return false;
+        float by = c->block ? c->block(largest(r, i, n), scale, scales ? scales + i / step * bytes : unwanted) : scale;
+        if (codes) c->codes(r, i, n, by, codes);
+    }
+    return true;
 }
 
 /* One row of a tensor; false when something is not finite. */
@@ -244,15 +332,31 @@ static bool put_row(const struct quant_pack *p, const struct quant_tensor *t, in
         return true;
     }
     const struct quant_linear *l = &p->linears[t->linear];
-    float scale = row_scale(&r, l, row);
-    if (!(isfinite(scale) && scale > 0)) return false;
-    if (t->kind == PACK_ROW_SCALE)
+    if (t->kind != PACK_ROW_SCALE)
+        return put_weights(&r, l, row * t->span, t->kind == PACK_WEIGHT ? (uint8_t *)out : NULL,
+                           t->kind == PACK_BLOCK_SCALE ? out : NULL);
+    float scale = scale_at(&r, l, row, 0);
+    memcpy(out, &scale, sizeof scale);
+    return good_scale(scale);
+}
+
+/* What is known from the maxima alone. */
+static enum status put_known(const struct quant_pack *p, const struct quant_tensor *t, int64_t row0, int64_t nrows,
+                             char *out) {
+    if (t->kind == PACK_SCALAR) {
+        if (nrows) memcpy(out, &t->value, sizeof t->value);
+        return TM_OK;
+    }
+    const struct quant_linear *l = &p->linears[t->linear];
+    struct row none = {.bf16 = p->round_bf16};
+    for (int64_t i = row0 * t->shape[2]; i < (row0 + nrows) * t->shape[2]; i++, out += sizeof(float)) {
+        float scale = scale_at(&none, l, i / t->shape[2] * quant_format(l->weight)->block, i % t->shape[2]);
+        if (!good_scale(scale))
+            return TM_FAIL(TM_ERR_NUMERIC, "%s: tile %lld has the maximum %g; expected a finite number", t->name,
+                           (long long)i, (double)l->maxima[i]);
         memcpy(out, &scale, sizeof scale);
-    else if (t->kind == PACK_BLOCK_SCALE)
-        codecs[l->weight].block_scale(&r, scale, (uint8_t *)out);
-    else
-        codecs[l->weight].weight(&r, scale, (uint8_t *)out);
-    return true;
+    }
+    return TM_OK;
 }
 
 enum status quant_pack_rows(const struct quant_pack *p, size_t i, int64_t row0, int64_t nrows, const float *rows,
@@ -261,10 +365,7 @@ enum status quant_pack_rows(const struct quant_pack *p, size_t i, int64_t row0, 
     if (row0 < 0 || nrows < 0 || row0 > t->rows || nrows > t->rows - row0)
         return TM_FAIL(TM_ERR_SHAPE, "%s: rows %lld to %lld of %lld", t->name, (long long)row0,
                        (long long)(row0 + nrows), (long long)t->rows);
-    if (t->kind == PACK_SCALAR) {
-        if (nrows) memcpy(out, &t->value, sizeof t->value);
-        return TM_OK;
-    }
+    if (t->param < 0) return put_known(p, t, row0, nrows, out);
     int64_t bad = t->rows;
     char *bytes = out;
 #pragma omp parallel for schedule(static) reduction(min : bad) if (nrows * t->row_elems >= 1 << 15)

@@ -22,7 +22,9 @@ struct quant_linear {
     int group; /* linears of one group >= 0 are fused by inference engines (q/k/v; gate/up): quant_share; -1 = alone */
     enum quant_format weight, input;
     float weight_amax; /* largest |weight|, for formats with a scale per tensor; of the fp32 master or of its bf16 */
-    const float *row_amax; /* [out], for formats with a scale per row; NULL: the maximum of each row as it is packed */
+    const float *
+        maxima; /* of rows [out] or tiles [ceil(out/block), ceil(in/block)], for formats with a scale of these. NULL: rows are
+                          * measured as they are packed; a weight that is a single tile has weight_amax */
     float input_amax;
     enum quant_origin weight_from, input_from; /* set by quant_share */
 };
@@ -34,8 +36,8 @@ struct quant_kv {
     float k_amax, v_amax;
 };
 
-/* Refuse what has no export form, before anything is calibrated or written. Errors: UNSUPPORTED (an input format that does not go with
- * the weight's; a KV cache quantized in part), SHAPE (a row that is no multiple of the block). */
+/* Refuse what has no export form, before anything is calibrated or written. Errors: UNSUPPORTED (formats of weight and input that are no
+ * row of algo.def; a KV cache quantized in part), SHAPE (a row that is no multiple of the block; rows that do not pair up). */
 enum status quant_check(const struct quant_linear *l, size_t n, const struct quant_kv *kv, size_t nkv);
 /* Give the members of each group with the same format their largest maxima, as the format's row says, and set weight_from, input_from.
  * Done before fake quantization and before packing alike; doing it twice changes nothing. Errors: MEMORY, NUMERIC (a maximum that is
@@ -54,6 +56,7 @@ enum quant_pack_kind {
     PACK_WEIGHT,      /* codes, one row for each weight row */
     PACK_ROW_SCALE,   /* one scale for each weight row */
     PACK_BLOCK_SCALE, /* scales of the blocks of each weight row */
+    PACK_TILE_SCALE,  /* scales of the tiles, known from the maxima */
     PACK_SCALAR       /* one number, known from the maxima */
 };
 
@@ -64,21 +67,22 @@ struct quant_tensor {
     int rank;
     int64_t shape[TENSOR_MAX_RANK];
     enum quant_pack_kind kind;
-    int param;                          /* the parameter whose rows it is made from; -1 for PACK_SCALAR */
+    int param;                          /* the parameter whose rows it is made from; -1: known from the maxima */
     int64_t rows, row_elems, row_bytes; /* rows; fp32 values per row that go in; bytes per row that come out */
-    int linear;                         /* of the pack's copy of the linears; -1 for plain parameters */
-    float value;                        /* PACK_SCALAR */
+    int span;    /* parameter rows that go into a row: 1, or 2 where a byte holds codes of two rows */
+    int linear;  /* of the pack's copy of the linears; -1 for plain parameters and caches */
+    float value; /* PACK_SCALAR */
 };
 
 struct quant_pack {
     struct quant_tensor *tensors; /* by parameter, each followed by its scales; then the KV scales */
     size_t n, cap;
-    struct quant_linear *linears; /* shared; names and row_amax still borrowed */
+    struct quant_linear *linears; /* shared; names and maxima still borrowed */
     bool round_bf16;
 };
 
 /* `source`: the type of unquantized tensors, bf16 or f32; with bf16, weights are rounded to bf16 before they are quantized. Linears are
- * checked and shared here. Strings and row_amax must outlive the pack. The caller frees with quant_pack_destroy.
+ * checked and shared here. Strings and maxima must outlive the pack. The caller frees with quant_pack_destroy.
  * Errors: of quant_check and quant_share; SHAPE (a linear without a parameter of its shape), UNSUPPORTED (source), MEMORY, INTERNAL (name too long). */
 enum status quant_pack_create(const struct quant_param *params, size_t nparams, const struct quant_linear *linears,
                               size_t nlinears, const struct quant_kv *kv, size_t nkv, enum dtype source,
@@ -86,7 +90,7 @@ enum status quant_pack_create(const struct quant_param *params, size_t nparams, 
 void quant_pack_destroy(struct quant_pack **p);
 
 /* Bytes of rows [row0, row0 + nrows) of tensor i into out[nrows * row_bytes], from `rows`, the fp32 values [nrows, row_elems] of its
- * parameter (NULL for PACK_SCALAR). May be called by several threads. Errors: SHAPE (rows outside the tensor), NUMERIC (a weight or scale
+ * parameter (its rows from row0 * span on; NULL when it has none). May be called by several threads. Errors: SHAPE (rows outside the tensor), NUMERIC (a weight or scale
  * that is NaN or infinite in the exported type; names tensor and row). */
 enum status quant_pack_rows(const struct quant_pack *p, size_t i, int64_t row0, int64_t nrows, const float *rows,
                             void *out);

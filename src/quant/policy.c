@@ -42,6 +42,12 @@ static const char *const left_alone[] = {
     "*multi_modal_projector*",
 };
 
+const char *quant_preset_at(int i) {
+    for (int k = 0; k < PRESETS; k++)
+        if ((k == 0 || strcmp(presets[k].name, presets[k - 1].name)) && i-- == 0) return presets[k].name;
+    return NULL;
+}
+
 const char *quant_site_name(enum quant_site s) { return site_names[s]; }
 
 static const char *where(const struct quant_rule *r) { return r->where ? r->where : "quant.rules"; }

@@ -38,6 +38,9 @@ enum status quant_policy_build(struct quant_policy *p, const char *preset, const
                                const struct quant_rule *rules, size_t n);
 void quant_policy_free(struct quant_policy *p);
 
+/* The names of the presets, each once; NULL behind the last. */
+const char *quant_preset_at(int i);
+
 /* The format of a site of a module; QUANT_NONE = not quantized. Errors: DECK (turned on, but no rule gives it a format; k or v in a
  * format without a KV form). */
 enum status quant_resolve(const struct quant_policy *p, const char *module, enum quant_site site,

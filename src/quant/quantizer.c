@@ -6,6 +6,8 @@
 
 #include "base/arena.h"
 #include "base/mem.h"
+#include "base/size.h"
+#include "numfmt/e4m3.h"
 
 static int head_site(const struct model *m) { return (int)m->config.layers * MODEL_SITES_PER_LAYER; }
 
@@ -40,7 +42,7 @@ static enum status list_modules(struct quant_model *q) {
     TM_TRY(mem_alloc(&q->param, (size_t)n, sizeof *q->param));
     TM_TRY(mem_alloc(&q->names, (size_t)n, sizeof *q->names));
     TM_TRY(mem_alloc(&q->site, (size_t)n, sizeof *q->site));
-    TM_TRY(mem_alloc(&q->row0, (size_t)n, sizeof *q->row0));
+    TM_TRY(mem_alloc(&q->first, (size_t)n, sizeof *q->first));
     TM_TRY(mem_alloc(&q->kv, (size_t)q->n_kv, sizeof *q->kv));
     TM_TRY(mem_alloc(&q->kv_names, (size_t)q->n_kv, sizeof *q->kv_names));
     for (int i = 0; i < m->n_params; i++) {
@@ -62,24 +64,68 @@ static enum status list_modules(struct quant_model *q) {
     return TM_OK;
 }
 
+/* Whether the tensor group cuts blocks of this weight: then their maxima are taken over the group. */
+static bool cuts_blocks(const struct quant_model *q, int j) {
+    const struct model_param *p = q->param[j];
+    const struct quant_format_info *f = quant_format(q->linears[j].weight);
+    return f->axis == QUANT_BLOCK && p->cut == 1 && tensor_axis_divides(&p->axis, q->m->o.grid->tp, f->block);
+}
+
+/* A cache's blocks lie in heads: whoever serves the model quantizes head by head. */
+static enum status check_cache(const struct quant_model *q, const struct quant_kv *kv) {
+    int block = quant_format(kv->k)->block;
+    if (!block || q->m->config.head_dim % block == 0) return TM_OK;
+    return TM_FAIL(TM_ERR_SHAPE,
+                   "%s: heads of %lld elements in a cache of %s, which needs a multiple of its block of %d", kv->name,
+                   (long long)q->m->config.head_dim, quant_format(kv->k)->name, block);
+}
+
+/* The arrays of maxima into the structs that pack and share work on. What rows or tiles have, their tensor has (checkpoints hold the former). */
+static void to_structs(struct quant_model *q) {
+    for (int j = 0; j < q->n_linears; j++) {
+        struct quant_linear *l = &q->linears[j];
+        float *top = &q->amax[q->n_sites + j];
+        l->maxima = q->first[j] < 0 ? NULL : q->amax + q->first[j];
+        for (int64_t i = 0; l->maxima && i < quant_maxima(l->weight, l->out, l->in); i++)
+            if (l->maxima[i] > *top) *top = l->maxima[i];
+        l->weight_amax = *top;
+        l->input_amax = q->amax[q->site[j]];
+    }
+    for (int l = 0; l < q->n_kv; l++) {
+        if (quant_format(q->kv[l].k)->inputs == QUANT_CONSTANT)
+            q->amax[l * MODEL_SITES_PER_LAYER + MODEL_SITE_K] = q->amax[l * MODEL_SITES_PER_LAYER + MODEL_SITE_V] =
+                E4M3_MAX;
+        q->kv[l].k_amax = q->amax[l * MODEL_SITES_PER_LAYER + MODEL_SITE_K];
+        q->kv[l].v_amax = q->amax[l * MODEL_SITES_PER_LAYER + MODEL_SITE_V];
+    }
+}
+
 /* After the formats are known: check them, lay out the maxima, allocate. */
 static enum status finish_create(struct quant_model *q) {
     size_t bytes = 0;
+    int64_t cut = 0;
     TM_TRY(quant_check(q->linears, (size_t)q->n_linears, q->kv, (size_t)q->n_kv));
     q->n_amax = q->n_sites + q->n_linears;
     for (int j = 0; j < q->n_linears; j++) {
         struct quant_linear *l = &q->linears[j];
+        int64_t n = quant_maxima(l->weight, l->out, l->in);
         q->any = q->any || l->weight != QUANT_NONE || l->input != QUANT_NONE;
-        q->row0[j] = -1;
+        q->first[j] = -1;
         if (l->weight == QUANT_NONE) continue;
         bytes += (size_t)tensor_box_elems(&q->param[j]->desc.box) * 4 + ARENA_ALIGN;
-        if (quant_format(l->weight)->axis != QUANT_ROW) continue;
-        q->row0[j] = q->n_amax;
-        q->n_amax += l->out;
+        if (cuts_blocks(q, j)) cut = size_max(cut, q->param[j]->w.rows * (l->in / quant_format(l->weight)->block));
+        if (!n) continue;
+        q->first[j] = q->n_amax;
+        q->n_amax += n;
     }
-    for (int l = 0; l < q->n_kv; l++) q->any = q->any || q->kv[l].k != QUANT_NONE;
+    for (int l = 0; l < q->n_kv; l++) {
+        q->any = q->any || q->kv[l].k != QUANT_NONE;
+        TM_TRY(check_cache(q, &q->kv[l]));
+    }
     TM_TRY(mem_alloc(&q->amax, (size_t)q->n_amax, sizeof *q->amax));
+    to_structs(q);
     TM_TRY(dev_alloc(q->m->o.dev, "quantizers", (size_t)q->n_amax * 4, &q->device_amax));
+    if (cut) TM_TRY(dev_alloc(q->m->o.dev, "quantizers", (size_t)cut * 4, &q->maxima));
     q->copy_bytes = bytes;
     return dev_alloc(q->m->o.dev, "quantized weights", bytes, &q->copies);
 }
@@ -141,11 +187,12 @@ void quant_model_destroy(struct quant_model **model) {
     if (!q) return;
     dev_free(q->m->o.dev, &q->device_amax);
     dev_free(q->m->o.dev, &q->copies);
+    dev_free(q->m->o.dev, &q->maxima);
     mem_free(&q->linears);
     mem_free(&q->param);
     mem_free(&q->names);
     mem_free(&q->site);
-    mem_free(&q->row0);
+    mem_free(&q->first);
     mem_free(&q->kv);
     mem_free(&q->kv_names);
     mem_free(&q->amax);
@@ -198,14 +245,29 @@ static enum status site_format(const struct quant_model *q, const struct model_s
     return TM_OK;
 }
 
+/* How the columns of a site's value are cut over the tensor group; NULL: not, or between heads. */
+static const struct tensor_axis *site_axis(const struct quant_model *q, const struct model_site *s) {
+    int kind = s->index % MODEL_SITES_PER_LAYER;
+    if (s->index == head_site(q->m)) return NULL;
+    return kind == MODEL_SITE_O_INPUT      ? &q->m->axis_attention_q
+           : kind == MODEL_SITE_DOWN_INPUT ? &q->m->axis_ffn
+                                           : NULL;
+}
+
 static enum status activation(void *context, struct tape *t, const struct model_site *s, tape_val in, tape_val *out) {
     struct quant_model *q = context;
     enum quant_format f;
     *out = in;
     TM_TRY(site_format(q, s, &f));
     if (f == QUANT_NONE) return TM_OK;
-    if (q->mode == QUANT_OBSERVE) return tape_observe(t, in, amax_at(q, s->index));
-    return tape_fake_quant(t, in, (int)quant_format(f)->input_kind, amax_at(q, s->index), out);
+    if (q->mode == QUANT_OBSERVE) return quant_measures_input(f) ? tape_observe(t, in, amax_at(q, s->index)) : TM_OK;
+    const struct quant_format_info *i = quant_format(f);
+    return tape_fake_quant(t, in,
+                           &(struct tape_quantizer){.kind = (int)i->input_kind,
+                                                    .amax = amax_at(q, s->index),
+                                                    .block = i->block,
+                                                    .axis = site_axis(q, s)},
+                           out);
 }
 
 struct model_hook quant_model_hook(struct quant_model *q) {
@@ -213,6 +275,16 @@ struct model_hook quant_model_hook(struct quant_model *q) {
 }
 
 /* --- maxima ------------------------------------------------------------------------------------------------------------------ */
+/* The blocks of a weight, as this rank's box sees them. A whole row is one block. */
+static struct block_grid weight_grid(const struct quant_model *q, int j) {
+    const struct quant_linear *l = &q->linears[j];
+    const struct tensor_box *b = &q->param[j]->desc.box;
+    struct block_grid g = {.row0 = b->lo[0], .col0 = b->lo[1]};
+    quant_block_shape(l->weight, l->out, l->in, &g.rows, &g.cols);
+    g.ld = size_ceil_div(l->in, g.cols);
+    return g;
+}
+
 enum status quant_observe_begin(struct quant_model *q) {
     struct dev *d = q->m->o.dev;
     q->mode = QUANT_OBSERVE;
@@ -225,33 +297,26 @@ enum status quant_observe_begin(struct quant_model *q) {
                                                .rows = p->w.rows,
                                                .cols = p->w.cols,
                                                .ld = p->w.cols}));
-        if (q->row0[j] < 0) continue;
-        TM_TRY(dev_amax_rows(d, &(struct amax_rows_args){.x = p->master,
-                                                         .out = amax_at(q, q->row0[j] + p->desc.box.lo[0]),
-                                                         .rows = p->w.rows,
-                                                         .cols = p->w.cols,
-                                                         .ld = p->w.cols}));
+        if (q->first[j] < 0) continue;
+        TM_TRY(dev_amax_blocks(d, &(struct amax_blocks_args){.x = p->master,
+                                                             .out = amax_at(q, q->first[j]),
+                                                             .rows = p->w.rows,
+                                                             .cols = p->w.cols,
+                                                             .ld = p->w.cols,
+                                                             .grid = weight_grid(q, j)}));
     }
     return TM_OK;
-}
-
-/* The arrays of maxima into the structs that pack and share work on, and back. */
-static void to_structs(struct quant_model *q) {
-    for (int j = 0; j < q->n_linears; j++) {
-        q->linears[j].weight_amax = q->amax[q->n_sites + j];
-        q->linears[j].input_amax = q->amax[q->site[j]];
-        q->linears[j].row_amax = q->row0[j] < 0 ? NULL : q->amax + q->row0[j];
-    }
-    for (int l = 0; l < q->n_kv; l++) {
-        q->kv[l].k_amax = q->amax[l * MODEL_SITES_PER_LAYER + MODEL_SITE_K];
-        q->kv[l].v_amax = q->amax[l * MODEL_SITES_PER_LAYER + MODEL_SITE_V];
-    }
 }
 
 enum status quant_model_upload(struct quant_model *q) {
     to_structs(q);
     TM_TRY(quant_share(q->linears, (size_t)q->n_linears));
-    for (int j = 0; j < q->n_linears; j++) q->amax[q->n_sites + j] = q->linears[j].weight_amax;
+    for (int j = 0; j < q->n_linears; j++) {
+        const struct quant_linear *l = &q->linears[j];
+        q->amax[q->n_sites + j] = l->weight_amax;
+        if (quant_format(l->weight)->axis == QUANT_TILE && quant_maxima(l->weight, l->out, l->in) == 1)
+            q->amax[q->first[j]] = l->weight_amax; /* what a single tile shares */
+    }
     return dev_upload(q->m->o.dev, q->device_amax, q->amax, (size_t)q->n_amax * 4);
 }
 
@@ -268,6 +333,39 @@ enum status quant_observe_finish_all(struct quant_model *q) {
     return par_agree_all(st);
 }
 
+/* The maxima of the blocks of a weight that the tensor group cuts, each over all ranks that hold a part. */
+static enum status agree_maxima(struct quant_model *q, const struct model_param *p, const struct block_grid *g) {
+    struct dev *d = q->m->o.dev;
+    int64_t n = p->w.rows * g->ld;
+    TM_TRY(dev_fill(d, &(struct fill_args){.y = q->maxima, .n = n, .value = 0}));
+    TM_TRY(dev_amax_blocks(
+        d, &(struct amax_blocks_args){
+               .x = p->master, .out = q->maxima, .rows = p->w.rows, .cols = p->w.cols, .ld = p->w.cols, .grid = *g}));
+    return par_max_f32(q->m->o.grid->tp_group, d, q->maxima, n);
+}
+
+static enum status fake_weight(struct quant_model *q, int j, dptr y) {
+    const struct model_param *p = q->param[j];
+    const struct quant_format_info *f = quant_format(q->linears[j].weight);
+    struct fake_quant_args a = {.x = p->master,
+                                .y = y,
+                                .amax = amax_at(q, q->n_sites + j),
+                                .rows = p->w.rows,
+                                .cols = p->w.cols,
+                                .ldx = p->w.cols,
+                                .ldy = p->w.cols,
+                                .kind = (int)f->weight_kind,
+                                .round_bf16 = 1,
+                                .grid = weight_grid(q, j)};
+    if (q->first[j] >= 0)
+        a.maxima = amax_at(q, q->first[j]);
+    else if (cuts_blocks(q, j)) {
+        a.maxima = q->maxima;
+        TM_TRY(agree_maxima(q, p, &a.grid));
+    }
+    return dev_fake_quant(q->m->o.dev, &a);
+}
+
 enum status quant_model_apply(struct quant_model *q) {
     struct arena a;
     uint64_t at;
@@ -276,20 +374,12 @@ enum status quant_model_apply(struct quant_model *q) {
     for (int j = 0; j < q->n_linears; j++) {
         struct model_param *p = q->param[j];
         int64_t n = tensor_box_elems(&p->desc.box);
-        if (q->linears[j].weight == QUANT_NONE || n == 0) continue;
+        if (q->linears[j].weight == QUANT_NONE) continue;
+        if (n == 0 && !(p->w.rows && cuts_blocks(q, j)))
+            continue; /* an empty part of a cut weight agrees with the others */
         TM_TRY(arena_take(&a, (size_t)n * 4, &at));
-        p->w.value = (dptr){at};
-        int64_t amax = q->row0[j] < 0 ? q->n_sites + j : q->row0[j] + p->desc.box.lo[0];
-        TM_TRY(dev_fake_quant(q->m->o.dev,
-                              &(struct fake_quant_args){.x = p->master,
-                                                        .y = p->w.value,
-                                                        .amax = amax_at(q, amax),
-                                                        .rows = p->w.rows,
-                                                        .cols = p->w.cols,
-                                                        .ldx = p->w.cols,
-                                                        .ldy = p->w.cols,
-                                                        .kind = (int)quant_format(q->linears[j].weight)->weight_kind,
-                                                        .round_bf16 = 1}));
+        if (n) p->w.value = (dptr){at};
+        TM_TRY(fake_weight(q, j, (dptr){at}));
     }
     return TM_OK;
 }
@@ -301,11 +391,11 @@ bool quant_model_stat(const struct quant_model *q, int i, char name[TENSOR_NAME_
     for (int j = 0; j < q->n_linears; j++) {
         if (q->linears[j].weight != QUANT_NONE && k++ == i) {
             snprintf(name, TENSOR_NAME_MAX, "%.*s.weight.amax", TENSOR_NAME_MAX - 16, q->names[j]);
-            *values = q->amax + (q->row0[j] < 0 ? q->n_sites + j : q->row0[j]);
-            if (q->row0[j] >= 0) *n = q->linears[j].out;
+            *values = q->amax + (q->first[j] < 0 ? q->n_sites + j : q->first[j]);
+            if (q->first[j] >= 0) *n = quant_maxima(q->linears[j].weight, q->linears[j].out, q->linears[j].in);
             return true;
         }
-        if (q->linears[j].input != QUANT_NONE && k++ == i) {
+        if (quant_measures_input(q->linears[j].input) && k++ == i) {
             snprintf(name, TENSOR_NAME_MAX, "%.*s.input.amax", TENSOR_NAME_MAX - 16, q->names[j]);
             *values = q->amax + q->site[j];
             return true;
@@ -313,12 +403,19 @@ bool quant_model_stat(const struct quant_model *q, int i, char name[TENSOR_NAME_
     }
     for (int l = 0; l < 2 * q->n_kv; l++) {
         bool v = l & 1;
-        if ((v ? q->kv[l / 2].v : q->kv[l / 2].k) == QUANT_NONE || k++ != i) continue;
+        if (!quant_measures_input(v ? q->kv[l / 2].v : q->kv[l / 2].k) || k++ != i) continue;
         snprintf(name, TENSOR_NAME_MAX, "%.*s.%c.amax", TENSOR_NAME_MAX - 16, q->kv_names[l / 2], v ? 'v' : 'k');
         *values = q->amax + (l / 2) * MODEL_SITES_PER_LAYER + (v ? MODEL_SITE_V : MODEL_SITE_K);
         return true;
     }
     return false;
+}
+
+bool quant_model_measures(const struct quant_model *q) {
+    bool any = false;
+    for (int j = 0; j < q->n_linears; j++) any = any || quant_measures_input(q->linears[j].input);
+    for (int l = 0; l < q->n_kv; l++) any = any || quant_measures_input(q->kv[l].k);
+    return any;
 }
 
 void quant_model_bits(const struct quant_model *q, double *bits, double *share) {

@@ -1,7 +1,8 @@
 /* The quantizers of a model on a grid: which are on, their maxima, observation and fake quantization.
  *
  * Maxima are global facts, held whole on every rank (they are small): one per activation site, one per linear weight, and one per output
- * row for formats with a scale per row. Weights are replaced by fake-quantized copies (exactly the values that the export dequantizes
+ * row or tile for formats with scales of these. Maxima of blocks are taken from the weights or activations as they are, over the tensor
+ * group where it cuts a block. Weights are replaced by fake-quantized copies (exactly the values that the export dequantizes
  * to); the masters stay. Activation sites become operations on the tape. */
 #pragma once
 
@@ -26,16 +27,18 @@ struct quant_model {
     struct quant_kv *kv; /* per layer */
     char (*kv_names)[TENSOR_NAME_MAX];
     int n_kv, n_sites;
-    int64_t n_amax;           /* sites, then linears, then rows of the linears with a scale per row */
-    int64_t *row0;            /* first row maximum of each linear, -1 none */
+    int64_t n_amax;           /* sites, then linears, then the rows or tiles of linears with scales of these */
+    int64_t *first;           /* first row or tile maximum of each linear, -1 none */
     float *amax;              /* [n_amax], host */
     dptr device_amax, copies; /* device: the same; fake-quantized weights */
+    dptr maxima;              /* device: of the blocks of one weight that the tensor group cuts inside a block */
     size_t copy_bytes;
     bool any; /* something is quantized */
 };
 
 /* Resolve the policy for every linear and KV cache of the model and check that the combination has an export form. Allocates the copies.
- * Local; the caller destroys (before the model). Errors: DECK, UNSUPPORTED, SHAPE, MEMORY. */
+ * Local; the caller destroys (before the model). Errors: DECK, UNSUPPORTED, SHAPE (also a block that is no
+ * part of a cached head), MEMORY. */
 enum status quant_model_create(struct model *m, const struct quant_policy *p, struct quant_model **out);
 /* The same from what quant_model_formats gave. Errors: FORMAT. */
 enum status quant_model_restore(struct model *m, const json_t *formats, struct quant_model **out);
@@ -52,9 +55,11 @@ enum status quant_observe_begin(struct quant_model *q);
 enum status quant_observe_finish_all(struct quant_model *q);
 /* The host's maxima onto the device (after loading a checkpoint). Local. */
 enum status quant_model_upload(struct quant_model *q);
-/* Renew the fake-quantized copies from the masters and let the model read them. Local. */
+/* Renew the fake-quantized copies from the masters and let the model read them. Collective over the tensor group. */
 enum status quant_model_apply(struct quant_model *q);
 
+/* Whether an activation has a maximum to be measured: if not, calibration needs no data. */
+bool quant_model_measures(const struct quant_model *q);
 /* One quantizer's maxima, for checkpoints and statistics: "<module>.<site>.amax" is values[n]. i from 0; false behind the last. */
 bool quant_model_stat(const struct quant_model *q, int i, char name[TENSOR_NAME_MAX], float **values, int64_t *n);
 /* Mean stored bits per weight of the linears (scales included), and the share of weights in linears that are quantized. */

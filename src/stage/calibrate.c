@@ -49,6 +49,10 @@ static enum status open_all(struct calibrate *c) {
                      s->quant.preset);
     c->micro = size_min(s->batch.micro, c->rows);
     c->n = size_ceil_div(c->rows, c->micro);
+    if (st == TM_OK && !quant_model_measures(c->quant.q)) {
+        log_info("no activation has a maximum to be measured: no data is run");
+        c->n = c->rows = 0;
+    }
     if (st == TM_OK) st = quant_observe_begin(c->quant.q);
     if (st == TM_OK) st = make_pass(c);
     return par_agree_all(st);

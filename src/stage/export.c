@@ -78,11 +78,11 @@ static enum status produce_all(void *context, int tensor, int64_t row0, int64_t 
     struct export *e = context;
     const struct quant_tensor *t = &e->pack->tensors[tensor];
     enum status st = TM_OK;
-    if (t->kind == PACK_SCALAR) return out ? quant_pack_rows(e->pack, (size_t)tensor, row0, rows, NULL, out) : TM_OK;
+    if (t->param < 0) return out ? quant_pack_rows(e->pack, (size_t)tensor, row0, rows, NULL, out) : TM_OK;
     const struct tensor_desc *d = &e->model.m->param[t->param].desc;
     struct tensor_box want = tensor_box_whole(d->rank, d->shape);
-    want.lo[0] = row0;
-    want.hi[0] = row0 + rows;
+    want.lo[0] = row0 * t->span;
+    want.hi[0] = (row0 + rows) * t->span;
     if (out) st = mem_grow(&e->rows, &e->rows_cap, (size_t)(rows * t->row_elems), sizeof *e->rows);
     TM_TRY(par_agree_all(st));
     TM_TRY(par_boxes_fetch_all(e->boxes, t->param, &want, root, out ? e->rows : NULL));
@@ -115,14 +115,18 @@ static enum status quantization(const struct export *e, json_t **hf_quant) {
     struct quant_linear *l;
     *hf_quant = NULL;
     if (!q || strcmp(e->s->flavour, "modelopt")) return TM_OK;
-    /* embeddings are listed as modules that are left alone, first, as they stand in the model */
-    TM_TRY(mem_alloc(&l, (size_t)q->n_linears + 1, sizeof *l));
+    /* embeddings are listed as modules that are left alone, first, as they stand in the model; so is a head that is tied to them */
+    size_t n = (size_t)q->n_linears + 1;
+    TM_TRY(mem_alloc(&l, n + 1, sizeof *l));
     const struct tensor_desc *embed = &e->model.m->param[0].desc;
     l[0] =
         (struct quant_linear){.name = "model.embed_tokens", .out = embed->shape[0], .in = embed->shape[1], .group = -1};
-    memcpy(l + 1, q->linears, (size_t)q->n_linears * sizeof *l);
-    enum status st =
-        quant_config(l, (size_t)q->n_linears + 1, q->kv, (size_t)q->n_kv, "temper", version_string(), hf_quant);
+    memcpy(l + 1, q->linears, (n - 1) * sizeof *l);
+    if (e->model.m->config.tied) {
+        l[n] = l[0];
+        l[n++].name = "lm_head";
+    }
+    enum status st = quant_config(l, n, q->kv, (size_t)q->n_kv, "temper", version_string(), hf_quant);
     mem_free(&l);
     return st;
 }
@@ -154,7 +158,9 @@ static enum status write_provenance(const struct export *e, const char *dir) {
         if (l->weight == QUANT_NONE) continue;
         json_object_set_new(scales, l->name,
                             json_pack("{s:s, s:s}", "weight", origin[l->weight_from], "input",
-                                      l->input == QUANT_NONE ? "weight-only" : origin[l->input_from]));
+                                      l->input == QUANT_NONE            ? "weight-only"
+                                      : !quant_measures_input(l->input) ? "dynamic"
+                                                                        : origin[l->input_from]));
     }
     json_object_set_new(o, "producer", json_pack("{s:s, s:s}", "name", "temper", "version", version_string()));
     json_object_set_new(o, "stage", json_string(e->s->name));

@@ -10,6 +10,7 @@
 #include "base/mem.h"
 #include "base/size.h"
 #include "base/str.h"
+#include "data/megatron.h"
 #include "hub/safetensors.h"
 #include "model/load.h"
 #include "stage/plan.h"
@@ -50,11 +51,11 @@ enum status stage_open_token_file(const char *path, struct data_source **out) {
     return st;
 }
 
-static enum status open_source(const struct deck_stage *s, const struct deck_dataset *d, const struct deck_source *x,
-                               int64_t vocab, struct data_source **out) {
+static enum status open_any(const struct deck_stage *s, const struct deck_dataset *d, const struct deck_source *x,
+                            int64_t vocab, struct data_source **out) {
     enum data_kind kind;
     struct tok *t = NULL;
-    TM_TRY(data_kind_of(x->path, &kind));
+    TM_TRY(data_kind_of(x->path, x->format, &kind));
     switch (kind) {
     case DATA_MOCK:
         return data_source_mock((uint64_t)(d->seed ? d->seed : s->run.seed), 1024, size_max(2, d->seq_length), vocab,
@@ -63,19 +64,72 @@ static enum status open_source(const struct deck_stage *s, const struct deck_dat
     case DATA_ROWS: return stage_open_token_file(x->path, out);
     case DATA_TEXT: break;
     }
+    struct data_text_opts o = {.split = data_text_split(x->path, x->format), .text_key = x->text_key};
     TM_TRY(stage_open_tokenizer(s, &t));
-    enum status st = data_source_text(x->path, DATA_SPLIT_BLANK, x->text_key, t, d->eos ? tok_eos(t) : -1, out);
+    enum status st = data_source_text(x->path, &o, t, d->eos ? tok_eos(t) : -1, out);
     tok_close(&t);
     return st;
 }
 
+/* The share of the documents that the deck wants: the source's own split, else the data set's, else its part. */
+static enum status open_source(const struct deck_stage *s, const struct deck_dataset *d, const struct deck_source *x,
+                               int64_t vocab, struct data_source **out) {
+    struct deck_floats split = x->split.n ? x->split : d->split;
+    double bound[4] = {0, 1, 1, 1};
+    int part = 0;
+    TM_TRY(open_any(s, d, x, vocab, out));
+    enum status st = TM_OK;
+    if (split.n) {
+        bound[0] = split.v[0];
+        bound[1] = split.v[1];
+    } else if (*d->parts) {
+        part = !strcmp(d->part, "train") ? 0 : !strcmp(d->part, "valid") ? 1 : 2;
+        st = data_megatron_parts(d->parts, bound);
+    }
+    if (st == TM_OK && (split.n || *d->parts)) st = data_source_keep(*out, bound[part], bound[part + 1]);
+    if (st != TM_OK) data_source_free(out);
+    return st;
+}
+
+static struct data_opts set_options(const struct deck_stage *s, const struct deck_dataset *d, bool shuffle) {
+    bool megatron = !strcmp(d->shuffle, "megatron");
+    struct data_opts o = {.seq_length = d->seq_length,
+                          .seed = (uint64_t)(d->seed ? d->seed : s->run.seed),
+                          .order = megatron  ? DATA_MEGATRON
+                                   : shuffle ? DATA_SHUFFLED
+                                             : DATA_IN_PLACE,
+                          .samples = d->samples,
+                          .drop_partial = s->kind == DECK_KIND_calibrate || megatron,
+                          .no_overlap = !d->overlap,
+                          .one_document = !strcmp(d->pack, "pad"),
+                          .reset_documents = d->reset_documents,
+                          .mask_documents = d->mask_documents};
+    if (strcmp(d->partial, "auto")) o.drop_partial = !strcmp(d->partial, "drop");
+    return o;
+}
+
+/* A training in Megatron's order ends with its last sample: said before it begins. */
+static enum status check_samples(const struct deck_stage *s, const struct deck_dataset *d, const struct data_set *set,
+                                 int64_t dp) {
+    int64_t global = s->batch.global ? s->batch.global : s->batch.micro * dp, need = INT64_MAX;
+    if (strcmp(d->shuffle, "megatron")) return TM_OK;
+    if (!size_mul_i64(s->steps, global, &need) || need > data_set_samples(set))
+        return TM_FAIL(TM_ERR_DECK,
+                       "%lld steps of %lld rows need more than its %lld rows: expected datasets.%s.samples = %lld",
+                       (long long)s->steps, (long long)global, (long long)data_set_samples(set), d->name,
+                       (long long)need);
+    return TM_OK;
+}
+
 /* own: the data that the stage works on, not what it is judged by. */
-static enum status open_data(const struct deck_stage *s, const struct deck_dataset *d, bool own, int64_t vocab,
-                             struct data_set **out, int64_t *rows) {
+static enum status open_data(const struct stage_run *r, const struct deck_stage *s, const struct deck_dataset *d,
+                             bool own, int64_t vocab, struct data_set **out, int64_t *rows) {
     struct data_member *member;
+    char cache[4096];
     enum status st = TM_OK;
     bool rows_only = true, learns = own && (s->kind == DECK_KIND_train || s->kind == DECK_KIND_distill);
     *out = NULL;
+    TM_TRY(str_path(cache, sizeof cache, s->run.dir, "cache"));
     TM_TRY(mem_alloc(&member, (size_t)d->sources.n, sizeof *member));
     int n = 0;
     for (; n < d->sources.n && st == TM_OK; n++) {
@@ -83,21 +137,19 @@ static enum status open_data(const struct deck_stage *s, const struct deck_datas
         member[n].weight = d->sources.n > 1 ? d->sources.v[n].weight : 0;
         if (st == TM_OK) rows_only = rows_only && data_source_kind(member[n].source) == DATA_ROWS;
     }
-    struct data_opts o = {.seq_length = d->seq_length,
-                          .seed = (uint64_t)(d->seed ? d->seed : s->run.seed),
-                          .vocab = vocab,
-                          .pad = -1,
-                          .shuffle = strcmp(d->shuffle, "auto") ? !strcmp(d->shuffle, "true") : learns && !rows_only,
-                          .drop_partial = s->kind == DECK_KIND_calibrate};
-    if (st == TM_OK) {
+    struct data_opts o =
+        set_options(s, d, strcmp(d->shuffle, "auto") ? !strcmp(d->shuffle, "true") : learns && !rows_only);
+    o.vocab = vocab;
+    o.pad = -1;
+    o.cache = r->plan ? NULL : cache; /* a plan writes nothing */
+    if (st == TM_OK)
         st = data_set_create(&o, member, (size_t)n, out); /* owns the sources now */
-    } else {
+    else
         for (int i = 0; i < n; i++) data_source_free(&member[i].source);
-        st = status_context(st, "data set %s: ", d->name);
-    }
     mem_free(&member);
+    if (st == TM_OK && learns) st = check_samples(s, d, *out, r->grid.dp);
     if (st == TM_OK && rows) *rows = d->samples > 0 ? d->samples : data_set_samples(*out);
-    return st;
+    return st == TM_OK ? st : status_context(st, "data set %s: ", d->name);
 }
 
 /* --- models ------------------------------------------------------------------------------------------------------------------ */
@@ -109,11 +161,15 @@ enum status stage_model_tensors(const struct model *m, struct ckpt_tensor **out,
     return TM_OK;
 }
 
-static enum status create(struct stage_run *r, const char *dir, bool training, int64_t max_positions,
-                          struct model **out) {
+static enum status create(struct stage_run *r, const char *dir, const char *compute, bool training,
+                          int64_t max_positions, struct model **out) {
     struct model_config c;
     TM_TRY(model_config_read(dir, &c));
-    struct model_options o = {.dev = r->dev, .grid = &r->grid, .training = training, .max_positions = max_positions};
+    struct model_options o = {.dev = r->dev,
+                              .grid = &r->grid,
+                              .training = training,
+                              .bf16 = !strcmp(compute, "bf16"),
+                              .max_positions = max_positions};
     TM_TRY(model_create(&c, &o, out));
     stage_plan_model(r, *out);
     return TM_OK;
@@ -161,13 +217,16 @@ enum status stage_open_set_all(struct stage_run *r, const struct deck_stage *s, 
                                struct data_set **out, int64_t *rows) {
     struct model_config c;
     struct deck_dataset set = *d;
-    struct deck_source mock = {.path = "mock", .weight = 1};
+    struct deck_source mock = {.path = "mock", .format = "auto", .weight = 1};
     if (r->plan && stage_plan_knows_rows(d, rows != NULL)) { /* the data need not be here */
         set.sources.v = &mock;
         set.sources.n = 1;
+        set.split.n = 0;
+        set.parts = "";
+        set.shuffle = "false";
     }
     enum status st = stage_model_config(s, &c);
-    if (st == TM_OK) st = open_data(s, &set, d == s->dataset, c.vocab, out, rows);
+    if (st == TM_OK) st = open_data(r, s, &set, d == s->dataset, c.vocab, out, rows);
     model_config_free(&c);
     return par_agree_all(st);
 }
@@ -200,7 +259,7 @@ enum status stage_open_model_all(struct stage_run *r, const struct deck_stage *s
     char dir[4096];
     *out = (struct stage_model){0};
     enum status st = model_dir(s, dir, sizeof dir);
-    if (st == TM_OK) st = create(r, dir, training, max_positions, &out->m);
+    if (st == TM_OK) st = create(r, dir, s->numerics.compute, training, max_positions, &out->m);
     TM_TRY(par_agree_all(st));
     return r->plan ? TM_OK : load_from_all(r, s, s->from_index, out);
 }
@@ -211,7 +270,8 @@ enum status stage_open_teacher_all(struct stage_run *r, const struct deck_stage 
     *out = (struct stage_model){0};
     if (!*dir) return TM_FAIL(TM_ERR_DECK, "stage %s needs teacher.path", s->name);
     TM_TRY(str_copy(out->weights, sizeof out->weights, dir));
-    TM_TRY(par_agree_all(create(r, dir, false, max_positions, &out->m)));
+    const char *compute = strcmp(s->teacher.compute, "same") ? s->teacher.compute : s->numerics.compute;
+    TM_TRY(par_agree_all(create(r, dir, compute, false, max_positions, &out->m)));
     return r->plan ? TM_OK : par_agree_all(load_hub(out->m, dir));
 }
 

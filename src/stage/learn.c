@@ -224,6 +224,7 @@ static enum status resume_all(struct learn *l) {
     l->step.skipped = skipped;
     l->step.skipped_in_a_row = in_a_row;
     if (st == TM_OK && l->quant.q) st = quant_model_upload(l->quant.q);
+    st = par_agree_all(st); /* applying is a matter of the tensor group */
     if (st == TM_OK && l->quant.q) st = quant_model_apply(l->quant.q);
     if (st == TM_OK) log_info("resumed step=%lld from=%s", (long long)l->done, ckpt_path(c));
     ckpt_close(&c);

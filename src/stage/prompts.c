@@ -98,7 +98,7 @@ static enum status open_tokenizer(const struct deck_stage *s, bool needed, struc
 enum status stage_prompts_open(const struct deck_stage *s, int64_t vocab, struct stage_prompts *out) {
     enum data_kind kind = DATA_TEXT;
     *out = (struct stage_prompts){0};
-    if (*s->prompts) TM_TRY(data_kind_of(s->prompts, &kind));
+    if (*s->prompts) TM_TRY(data_kind_of(s->prompts, "auto", &kind));
     TM_TRY(open_tokenizer(s, kind != DATA_ROWS || s->prompt.n, &out->tok));
     for (int i = 0; i < s->prompt.n; i++) TM_TRY(add_text(out, s->prompt.v[i], strlen(s->prompt.v[i]), vocab));
     if (*s->prompts) TM_TRY(kind == DATA_ROWS ? add_rows(out, s->prompts, vocab) : add_lines(out, s->prompts, vocab));

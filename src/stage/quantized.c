@@ -90,6 +90,7 @@ enum status stage_open_quant_all(struct stage_run *r, const struct deck_stage *s
     if (json_object_size(formats) > 0) {
         st = quant_model_restore(m, formats, &out->q);
         if (st == TM_OK) st = stage_load_maxima(out->q, c);
+        st = par_agree_all(st); /* applying is a matter of the tensor group */
         if (st == TM_OK) st = quant_model_apply(out->q);
         if (st == TM_OK) out->hook = quant_model_hook(out->q);
     }

@@ -51,23 +51,6 @@ static enum status share_deck_all(struct stage_run *r) {
 }
 
 /* Keys that the deck knows and this version cannot honour are refused, never ignored. */
-static enum status refuse_data(const struct deck_stage *s) {
-    for (int i = 0; i < s->datasets.n; i++) {
-        const struct deck_dataset *d = &s->datasets.v[i];
-        bool split = d->split.n > 0, format = false;
-        for (int j = 0; j < d->sources.n; j++) {
-            split = split || d->sources.v[j].split.n > 0;
-            format = format || strcmp(d->sources.v[j].format, "auto");
-        }
-        const char *what = split                       ? "split"
-                           : format                    ? "sources.format"
-                           : strcmp(d->pack, "concat") ? "pack = \"pad\""
-                                                       : NULL;
-        if (what) return TM_FAIL(TM_ERR_UNSUPPORTED, "datasets.%s: %s is not supported by this version", d->name, what);
-    }
-    return TM_OK;
-}
-
 enum status stage_check_deck(const struct deck *d) {
     for (int i = 0; i < d->stages.n; i++) {
         const struct deck_stage *s = &d->stages.v[i];
@@ -80,13 +63,11 @@ enum status stage_check_deck(const struct deck *d) {
                     {s->grid.ep > 1, "grid.ep (expert parallelism)"},
                     {s->grid.etp > 0, "grid.etp"},
                     {s->grid.pp_layout.n > 0, "grid.pp_layout"},
-                    {!strcmp(s->numerics.compute, "bf16"), "numerics.compute = \"bf16\""},
                     {!strcmp(s->device.backend, "cuda"), "device.backend = \"cuda\""},
                     {s->teacher.ranks > 0 || s->teacher.grid.tp > 0 || s->teacher.grid.pp > 0 || s->teacher.grid.cp > 0,
                      "a grid of the teacher's own"},
                     {s->checkpoint.background, "checkpoint.background"},
                     {s->numerics.tp_segments != PAR_TP_SEGMENTS, "numerics.tp_segments other than 8"}};
-        TM_TRY(refuse_data(s));
         for (size_t k = 0; k < sizeof rows / sizeof *rows; k++)
             if (rows[k].on)
                 return TM_FAIL(TM_ERR_UNSUPPORTED, "stage %s: %s is not supported by this version", s->name,

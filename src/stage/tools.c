@@ -10,7 +10,7 @@
 #include "dev/dev.h"
 #include "hub/safetensors.h"
 #include "model/config.h"
-#include "quant/format.h"
+#include "quant/policy.h"
 
 static enum status list_status(struct str *out) {
 #define ST(name, code, text) TM_TRY(str_printf(out, "%3d  %-16s %s\n", code, #name, text));
@@ -24,8 +24,12 @@ enum status stage_list(const char *what, struct str *out) {
     if (!strcmp(what, "formats")) {
         for (int i = 1; i < QUANT_FORMATS; i++) {
             const struct quant_format_info *f = quant_format((enum quant_format)i);
-            TM_TRY(str_printf(out, "%-8s %d bits%s\n", f->name, f->bits, f->kv_algo ? ", also for the KV cache" : ""));
+            const char *cache = !f->kv_algo ? "" : f->weight_kind ? "; also for the KV cache" : "; for the KV cache";
+            TM_TRY(str_printf(out, "%-9s %d bits: %s%s\n", f->name, f->bits, f->doc, cache));
         }
+        TM_TRY(str_printf(out, "presets:"));
+        for (int i = 0; quant_preset_at(i); i++) TM_TRY(str_printf(out, " %s", quant_preset_at(i)));
+        TM_TRY(str_printf(out, "\n"));
     } else if (!strcmp(what, "families")) {
         for (int i = 0; i < model_family_count(); i++) TM_TRY(str_printf(out, "%s\n", model_family_name(i)));
     } else if (!strcmp(what, "stages")) {

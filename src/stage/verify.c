@@ -10,6 +10,7 @@
 #include "hub/safetensors.h"
 #include "numfmt/bf16.h"
 #include "numfmt/e4m3.h"
+#include "numfmt/e8m0.h"
 
 struct counts {
     int64_t tensors, scales, packed, bytes;
@@ -27,8 +28,8 @@ static bool is_scale(const char *name) {
     return false;
 }
 
-/* Element i of raw bytes as a number; false for types that hold codes. */
-static bool value_at(enum dtype type, const void *bytes, int64_t i, float *out) {
+/* Element i of raw bytes as a number; false for types that hold codes. A scale of bytes is E8M0. */
+static bool value_at(enum dtype type, bool scale, const void *bytes, int64_t i, float *out) {
     uint16_t half;
     switch (type) {
     case DTYPE_f32: memcpy(out, (const float *)bytes + i, sizeof *out); return true;
@@ -37,6 +38,9 @@ static bool value_at(enum dtype type, const void *bytes, int64_t i, float *out) 
         *out = bf16_decode(half);
         return true;
     case DTYPE_e4m3: *out = e4m3_decode(((const uint8_t *)bytes)[i]); return true;
+    case DTYPE_u8:
+        if (scale) *out = e8m0_decode(((const uint8_t *)bytes)[i]);
+        return scale;
     default: return false;
     }
 }
@@ -47,14 +51,14 @@ static enum status check_tensor(const struct hub_model *m, const struct hub_entr
     bool scale = is_scale(e->name);
     TM_TRY(mem_alloc(&bytes, (size_t)e->bytes, 1));
     enum status st = hub_read_raw(m, e, NULL, bytes);
-    for (int64_t i = 0; st == TM_OK && i < e->elems && value_at(e->dtype, bytes, i, &x); i++)
+    for (int64_t i = 0; st == TM_OK && i < e->elems && value_at(e->dtype, scale, bytes, i, &x); i++)
         if (!isfinite(x) || (scale && !(x > 0)))
             st = TM_FAIL(TM_ERR_NUMERIC, "%s: element %lld of %s is %g: expected a finite%s number", hub_path(m, e),
                          (long long)i, e->name, (double)x, scale ? ", positive" : "");
     mem_free(&bytes);
     c->tensors++;
     c->scales += scale;
-    c->packed += e->dtype == DTYPE_u8 || e->dtype == DTYPE_e4m3 || e->dtype == DTYPE_i8;
+    c->packed += !scale && (e->dtype == DTYPE_u8 || e->dtype == DTYPE_e4m3 || e->dtype == DTYPE_i8);
     c->bytes += e->bytes;
     return st;
 }

@@ -35,8 +35,14 @@ static enum status over_tp(const struct chunk *c, dptr x, int64_t n) {
 }
 
 static enum status logits(const struct chunk *c, dptr hidden, const struct tape_weight *w, dptr z) {
-    struct gemm_args g = {
-        .layout = GEMM_NT, .m = c->rows, .n = w->rows, .terms = 1, .segments = 1, .c = z, .ldc = w->rows};
+    struct gemm_args g = {.layout = GEMM_NT,
+                          .m = c->rows,
+                          .n = w->rows,
+                          .terms = 1,
+                          .segments = 1,
+                          .c = z,
+                          .ldc = w->rows,
+                          .bf16 = w->bf16};
     g.term[0] = (struct gemm_term){.a = hidden, .b = w->value, .lda = w->cols, .ldb = w->cols, .k = {0, w->cols}};
     return dev_gemm(c->t->o.dev, &g);
 }
@@ -115,15 +121,22 @@ static enum status products(const struct chunk *c, dptr dz) {
                               .segments = 1,
                               .c = w->grad,
                               .ldc = w->cols,
-                              .accumulate = 1};
+                              .accumulate = 1,
+                              .bf16 = w->bf16};
         g.term[0] =
             (struct gemm_term){.a = dz, .b = in_rows(c, IN_HIDDEN), .lda = w->rows, .ldb = w->cols, .k = {0, c->rows}};
         TM_TRY(dev_gemm(d, &g));
     }
     dptr dh = out_rows(c, OUT_DHIDDEN);
     if (!dh.a) return TM_OK;
-    struct gemm_args g = {
-        .layout = GEMM_NN, .m = c->rows, .n = w->cols, .terms = 1, .segments = c->segments, .c = dh, .ldc = w->cols};
+    struct gemm_args g = {.layout = GEMM_NN,
+                          .m = c->rows,
+                          .n = w->cols,
+                          .terms = 1,
+                          .segments = c->segments,
+                          .c = dh,
+                          .ldc = w->cols,
+                          .bf16 = w->bf16};
     g.term[0] = (struct gemm_term){.a = dz, .b = w->value, .lda = w->rows, .ldb = w->cols};
     for (int j = 0; j <= c->segments; j++) g.term[0].k[j] = c->seg[j];
     TM_TRY(dev_gemm(d, &g));

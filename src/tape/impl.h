@@ -47,6 +47,8 @@ struct tape_op {
         struct {
             int kind;
             dptr amax;
+            struct block_grid grid;
+            bool agreed; /* block maxima are taken over the tensor group */
         } quant;
         struct tape_head head;
     } u;

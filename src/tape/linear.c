@@ -30,7 +30,8 @@ static enum status weight_gradient(struct tape *t, dptr dy, dptr x, const struct
                           .segments = 1,
                           .c = w->grad,
                           .ldc = w->cols,
-                          .accumulate = 1};
+                          .accumulate = 1,
+                          .bf16 = w->bf16};
     g.term[0] = (struct gemm_term){.a = dy, .b = x, .lda = w->rows, .ldb = w->cols, .k = {0, t->o.tokens}};
     return w->grad.a ? dev_gemm(t->o.dev, &g) : TM_OK;
 }
@@ -46,8 +47,13 @@ static enum status linear_forward(struct tape *t, const struct tape_op *op) {
     dptr x = tape_at(t, op, op->in[0]);
     for (int i = 0; i < op->n_w; i++) {
         const struct tape_weight *w = op->w[i];
-        struct gemm_args g = {
-            .layout = GEMM_NT, .m = t->o.tokens, .n = w->rows, .terms = 1, .segments = 1, .ldc = w->rows};
+        struct gemm_args g = {.layout = GEMM_NT,
+                              .m = t->o.tokens,
+                              .n = w->rows,
+                              .terms = 1,
+                              .segments = 1,
+                              .ldc = w->rows,
+                              .bf16 = w->bf16};
         g.term[0] = (struct gemm_term){.a = x, .b = w->value, .lda = w->cols, .ldb = w->cols, .k = {0, w->cols}};
         g.c = tape_at(t, op, op->out[i]);
         if (op->b[i]) g.bias = op->b[i]->value;
@@ -65,7 +71,8 @@ static enum status linear_backward(struct tape *t, const struct tape_op *op) {
                           .terms = op->n_w,
                           .segments = segments(t, &op->axis[0]),
                           .c = dx,
-                          .ldc = c};
+                          .ldc = c,
+                          .bf16 = op->w[0]->bf16};
     for (int i = 0; i < op->n_w; i++) {
         const struct tape_weight *w = op->w[i];
         dptr dy = tape_grad_at(t, op, op->out[i]);
@@ -105,7 +112,8 @@ static enum status row_forward(struct tape *t, const struct tape_op *op) {
                           .terms = 1,
                           .segments = segments(t, &op->axis[0]),
                           .c = y,
-                          .ldc = w->rows};
+                          .ldc = w->rows,
+                          .bf16 = w->bf16};
     g.term[0] = (struct gemm_term){.a = tape_at(t, op, op->in[0]), .b = w->value, .lda = w->cols, .ldb = w->cols};
     cut_term(t, &op->axis[0], &g.term[0]);
     TM_TRY(dev_gemm(t->o.dev, &g));
@@ -121,8 +129,14 @@ static enum status row_backward(struct tape *t, const struct tape_op *op) {
     TM_TRY(weight_gradient(t, dy, tape_at(t, op, op->in[0]), w));
     TM_TRY(bias_gradient(t, dy, op->b[0]));
     if (!dx.a) return TM_OK;
-    struct gemm_args g = {
-        .layout = GEMM_NN, .m = t->o.tokens, .n = w->cols, .terms = 1, .segments = 1, .c = dx, .ldc = w->cols};
+    struct gemm_args g = {.layout = GEMM_NN,
+                          .m = t->o.tokens,
+                          .n = w->cols,
+                          .terms = 1,
+                          .segments = 1,
+                          .c = dx,
+                          .ldc = w->cols,
+                          .bf16 = w->bf16};
     g.term[0] = (struct gemm_term){.a = dy, .b = w->value, .lda = w->rows, .ldb = w->cols, .k = {0, w->rows}};
     return dev_gemm(t->o.dev, &g);
 }

@@ -31,6 +31,7 @@ struct tape_weight {
     dptr value;
     dptr grad;          /* 0: frozen. Matrices: like value. Vectors: leaves, see tape_norm and tape_linear */
     int64_t rows, cols; /* of the box (a vector has rows = 1) */
+    bool bf16;          /* products with it, and of its gradient, have bf16 factors (gemm_args.bf16) */
 };
 
 struct tape_options {
@@ -91,8 +92,15 @@ enum status tape_attention(struct tape *t, tape_val q, tape_val k, tape_val v, t
                            const struct tape_attention *a, tape_val *o);
 enum status tape_swiglu(struct tape *t, tape_val gate, tape_val up, tape_val *y);
 enum status tape_add(struct tape *t, tape_val x, tape_val delta, tape_val *y);
-/* Fake quantization with a straight-through gradient (passed on unchanged). amax: device address of one fp32. */
-enum status tape_fake_quant(struct tape *t, tape_val x, int kind, dptr amax, tape_val *y);
+/* Fake quantization with a straight-through gradient (passed on unchanged). Where the tensor group cuts a block (a whole row too), its
+ * maximum is that over the group. */
+struct tape_quantizer {
+    int kind;                       /* enum fq_kind */
+    dptr amax;                      /* device address of one fp32, for the kinds with a scale of the tensor */
+    int64_t block;                  /* elements of a row with a scale of their own; 0: whole rows */
+    const struct tensor_axis *axis; /* how x's columns are cut over the tensor group; NULL: they are not */
+};
+enum status tape_fake_quant(struct tape *t, tape_val x, const struct tape_quantizer *q, tape_val *y);
 /* amax[0] = max(amax[0], max|x|); no output. */
 enum status tape_observe(struct tape *t, tape_val x, dptr amax);
 

@@ -78,6 +78,15 @@ void tensor_axis_range(const struct tensor_axis *a, int r, int n, int64_t *lo, i
     *hi = tensor_axis_lo(a, a->segments * (r + 1) / n);
 }
 
+bool tensor_axis_divides(const struct tensor_axis *a, int n, int64_t block) {
+    int64_t lo, hi, extent = a->units * a->unit;
+    for (int r = 0; r < n; r++) {
+        tensor_axis_range(a, r, n, &lo, &hi);
+        if (lo % block && lo < extent) return true;
+    }
+    return false;
+}
+
 uint64_t tensor_axis_present(const struct tensor_axis *a, int n) {
     uint64_t mask = 0;
     for (int r = 0; r < n; r++) {

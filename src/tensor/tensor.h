@@ -46,5 +46,7 @@ int64_t tensor_axis_lo(const struct tensor_axis *a, int i);
 /* Elements [*lo, *hi) that rank r of n owns: segments [S*r/n, S*(r+1)/n). S % n == 0 is required for the grid-invariance promise;
  * any n is legal here. */
 void tensor_axis_range(const struct tensor_axis *a, int r, int n, int64_t *lo, int64_t *hi);
+/* Whether a cut between n ranks lies inside a block of `block` elements (a row as one block: whenever two ranks own something). */
+bool tensor_axis_divides(const struct tensor_axis *a, int n, int64_t block);
 /* Bit r set: rank r of n owns at least one element. */
 uint64_t tensor_axis_present(const struct tensor_axis *a, int n);

@@ -54,6 +54,12 @@ static size_t utf8_length(const unsigned char *p, size_t n, size_t *bad) {
 size_t tok_utf8_check(const char *text, size_t n) {
     size_t i = 0, bad;
     while (i < n) {
+        uint64_t eight;
+        for (; n - i >= sizeof eight; i += sizeof eight) { /* ASCII, eight bytes at a time */
+            memcpy(&eight, text + i, sizeof eight);
+            if (eight & 0x8080808080808080u) break;
+        }
+        if (i == n) break;
         size_t len = utf8_length((const unsigned char *)text + i, n - i, &bad);
         if (!len) break;
         i += len;
@@ -99,6 +105,27 @@ enum status tok_utf8_append(struct str *s, uint32_t c) {
     return str_append(s, b, n);
 }
 
+size_t tok_utf8_count(const char *text, size_t n) {
+    size_t count = 0;
+    for (size_t i = 0; i < n; i++) count += ((unsigned char)text[i] & 0xc0) != 0x80;
+    return count;
+}
+
+int tok_hex_byte(const char *token, size_t n) {
+    int value = 0;
+    if (n != 6 || memcmp(token, "<0x", 3) != 0 || token[5] != '>') return -1;
+    for (size_t i = 3; i < 5; i++) {
+        char c = token[i];
+        int digit = c >= '0' && c <= '9'   ? c - '0'
+                    : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                    : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                                           : -1;
+        if (digit < 0) return -1;
+        value = 16 * value + digit;
+    }
+    return value;
+}
+
 bool tok_is_white_space(uint32_t c) {
     return (c >= 0x9 && c <= 0xd) || c == 0x20 || c == 0x85 || c == 0xa0 || c == 0x1680 ||
            (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
@@ -124,7 +151,7 @@ enum status tok_unspell(const char *content, size_t n, struct str *out, bool *al
     return TM_OK;
 }
 
-enum status tok_append_lossy(struct str *out, const char *bytes, size_t n) {
+enum status tok_utf8_repair(const char *bytes, size_t n, struct str *out) {
     for (size_t i = 0, bad; i < n;) {
         size_t good = tok_utf8_check(bytes + i, n - i);
         TM_TRY(str_append(out, bytes + i, good));

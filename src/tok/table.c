@@ -1,4 +1,4 @@
-/* Open-addressing tables of the tokenizers: byte strings to ids, pairs of ids to merges. */
+/* Open-addressing tables of the tokenizers: byte strings to ids, pairs of ids to merges, prefix trees; arrays of ids and spans. */
 #include <string.h>
 
 #include "base/hash.h"
@@ -93,6 +93,61 @@ void tok_pairs_free(struct tok_pairs *m) {
     mem_free(&m->keys);
     mem_free(&m->values);
     *m = (struct tok_pairs){0};
+}
+
+/* --- prefix trees ---------------------------------------------------------------------------------------------------------*/
+
+static enum status trie_node(struct tok_trie *t, int32_t *node) {
+    if (t->n >= INT32_MAX) return TM_FAIL(TM_ERR_MEMORY, "a prefix tree of more than %d nodes", INT32_MAX);
+    TM_TRY(mem_grow(&t->values, &t->cap, t->n + 1, sizeof *t->values));
+    *node = (int32_t)t->n++;
+    t->values[*node] = -1;
+    return TM_OK;
+}
+
+enum status tok_trie_add(struct tok_trie *t, const char *key, size_t n, int32_t value) {
+    int32_t node = 0;
+    if (!t->n) TM_TRY(trie_node(t, &node));
+    for (size_t i = 0; i < n; i++) {
+        int32_t next = tok_trie_next(t, node, key[i]);
+        if (next < 0) {
+            TM_TRY(trie_node(t, &next));
+            TM_TRY(tok_pairs_add(&t->next, node, (unsigned char)key[i], next));
+        }
+        node = next;
+    }
+    t->values[node] = value;
+    return TM_OK;
+}
+
+size_t tok_trie_longest(const struct tok_trie *t, const char *text, size_t n, int32_t *value) {
+    size_t longest = 0;
+    int32_t node = 0;
+    for (size_t i = 0; t->n && i < n && (node = tok_trie_next(t, node, text[i])) >= 0; i++) {
+        if (t->values[node] < 0) continue;
+        longest = i + 1;
+        *value = t->values[node];
+    }
+    return longest;
+}
+
+void tok_trie_free(struct tok_trie *t) {
+    tok_pairs_free(&t->next);
+    mem_free(&t->values);
+    *t = (struct tok_trie){0};
+}
+
+/* --- ids and spans --------------------------------------------------------------------------------------------------------*/
+
+enum status tok_spans_push(struct tok_spans *spans, size_t begin, size_t end) {
+    if (spans->n == spans->cap) TM_TRY(mem_grow(&spans->p, &spans->cap, spans->n + 1, sizeof *spans->p));
+    spans->p[spans->n++] = (struct tok_span){begin, end};
+    return TM_OK;
+}
+
+void tok_spans_free(struct tok_spans *spans) {
+    mem_free(&spans->p);
+    spans->n = spans->cap = 0;
 }
 
 enum status tok_ids_push(struct tok_ids *ids, int32_t id) {

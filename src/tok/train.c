@@ -45,8 +45,10 @@ struct trainer {
 
 /* --- the words ----------------------------------------------------------------------------------------------------------*/
 
-static enum status count_word(void *ctx, const char *bytes, size_t n) {
+static enum status count_word(void *ctx, struct tok_view v) {
     struct trainer *t = ctx;
+    const char *bytes = v.p;
+    const size_t n = v.n;
     int32_t number = tok_map_get(&t->word_numbers, bytes, n);
     if (number >= 0) {
         t->words[number].count++;
@@ -61,18 +63,24 @@ static enum status count_word(void *ctx, const char *bytes, size_t n) {
     return TM_OK;
 }
 
+static enum status count_text(struct trainer *t, const struct tok_tables *split, struct tok_work *w,
+                              const struct tok_text *x, size_t i) {
+    size_t bad = tok_utf8_check(x->p, x->n);
+    if (bad < x->n)
+        return TM_FAIL(TM_ERR_DATA, "text %zu: byte %zu (0x%02x) is not valid UTF-8", i, bad,
+                       (unsigned)(unsigned char)x->p[bad]);
+    return tok_split_run(split, w, (struct tok_view){.p = x->p, .n = x->n}, count_word, t);
+}
+
 static enum status count_words(struct trainer *t, const struct tok_text *texts, size_t ntexts) {
-    struct tok_split split = {0};
-    enum status st = tok_split_add(&split, tok_gpt2_pattern, false, TOK_KEEP_ALL, "training");
-    for (size_t i = 0; i < ntexts && st == TM_OK; i++) {
-        size_t bad = tok_utf8_check(texts[i].p, texts[i].n);
-        if (bad < texts[i].n)
-            st = TM_FAIL(TM_ERR_DATA, "text %zu: byte %zu (0x%02x) is not valid UTF-8", i, bad,
-                         (unsigned)(unsigned char)texts[i].p[bad]);
-        else
-            st = tok_split_run(&split, texts[i].p, texts[i].n, count_word, t);
-    }
-    tok_split_free(&split);
+    struct tok_tables *split;
+    struct tok_work w = {0};
+    TM_TRY(mem_alloc(&split, 1, sizeof *split));
+    enum status st = tok_split_add(split, tok_gpt2_pattern, false, TOK_ISOLATED, false, "training");
+    if (st == TM_OK) st = tok_work_init(&w);
+    for (size_t i = 0; i < ntexts && st == TM_OK; i++) st = count_text(t, split, &w, &texts[i], i);
+    tok_work_free(&w);
+    tok_tables_free(&split);
     if (st == TM_OK && t->nwords == 0)
         st = TM_FAIL(TM_ERR_DATA, "no text to train a vocabulary on (%zu texts)", ntexts);
     return st;

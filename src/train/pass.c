@@ -6,8 +6,9 @@
 #include "base/mem.h"
 #include "base/size.h"
 
-/* Logits of a chunk take at most about this many floats, whatever the grid (the chunk does not change results). */
-enum { CHUNK_FLOATS = 4 << 20 };
+/* Logits of a chunk take at most about this many floats, whatever the grid; twice as many in bf16, whose products are sooner done than the
+ * head's weight is read. Whole blocks of a bf16 sum over tokens: so the chunk does not change results. */
+enum { CHUNK_FLOATS = 4 << 20, CHUNK_BLOCK = 32 };
 
 static enum status record_head(struct train_pass *p) {
     const struct train_pass_options *o = &p->o;
@@ -24,7 +25,8 @@ static enum status record_head(struct train_pass *p) {
                           .ce_weight = p->ce_weight,
                           .kl_weight = p->kl_weight,
                           .inv_temperature = (float)(1 / o->temperature)};
-    h.chunk = size_min(n, size_max(16, CHUNK_FLOATS / o->model->config.vocab));
+    const int64_t most = ((int64_t)CHUNK_FLOATS << head->bf16) / o->model->config.vocab;
+    h.chunk = size_min(n, size_max(1, most / CHUNK_BLOCK) * CHUNK_BLOCK);
     if (o->teacher) {
         TM_TRY(tape_input(p->t, "teacher", n, o->teacher->o.model->config.hidden, false, &p->teacher_hidden));
         h.teacher = p->teacher_hidden;
