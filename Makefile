@@ -76,6 +76,7 @@ $(BUILD)/flags: FORCE
 	@echo '$(CFLAGS_ALL)' | cmp -s - $@ || echo '$(CFLAGS_ALL)' > $@
 # The version lives in one object file, renewed when `git describe` says something else.
 $(BUILD)/version: FORCE
+	@mkdir -p $(BUILD)
 	@echo '$(VERSION)' | cmp -s - $@ || echo '$(VERSION)' > $@
 $(BUILD)/src/base/version.o: CFLAGS_ALL += -DTEMPER_VERSION='"$(VERSION)"'
 $(BUILD)/src/base/version.o: $(BUILD)/version
@@ -95,10 +96,50 @@ run/austen-text/emma.txt:
 	@mkdir -p run/austen-text
 	cd run/austen-text && apt-get download r-cran-janeaustenr && cd ../.. && python3 scripts/austen.py run/austen-text/*.deb run/austen-text
 
+# --- the CUDA plugin: kernels/ compiled by nvcc, and by g++ over kernels/emu to run on the CPU ---------------------------
+CUDA_HOME  ?= $(firstword $(wildcard /usr/local/cuda /opt/cuda))
+NVCC       ?= $(or $(wildcard $(CUDA_HOME)/bin/nvcc),nvcc)
+CUDA_ARCHS ?= 80 90a 100a 120a
+CXX        ?= g++
+KERNELS    := $(sort $(wildcard kernels/*.cu))
+# What both sides of the plugin's table were compiled from.
+CUDA_ABI   := $(shell cat src/dev/ops.def src/dev/ops.h src/dev/cuda_plugin.h | cksum | cut -d ' ' -f 1)
+CUDA_DEFS   = -DTEMPER_CUDA_ABI='"$(CUDA_ABI)"' -Isrc -Ikernels -MMD -MP
+# As for the host kernels: an fma only where the source has one.
+NVCCFLAGS   = -std=c++17 -O3 -fmad=false $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) -Xcompiler -fPIC,-fvisibility=hidden $(CUDA_DEFS)
+EMUFLAGS    = -std=c++17 -O2 -g -ffp-contract=off -fPIC -fvisibility=hidden -Wall -Wextra -Wno-unknown-pragmas -Wno-missing-field-initializers \
+              $(SANFLAGS.$(SAN)) $(if $(SAN),-DCUEMU_SHARED_STATIC) -isystem $(CUDA_HOME)/include $(CUDA_DEFS)
+EMU        := build/emu$(if $(SAN),-$(SAN))
+$(BUILD)/src/dev/cuda.o: CFLAGS_ALL += -DTEMPER_CUDA_ABI='"$(CUDA_ABI)"'
+$(BUILD)/src/dev/cuda.o build/cuda/plugin.o $(EMU)/plugin.o: src/dev/ops.def src/dev/ops.h src/dev/cuda_plugin.h
+
+cuda: build/cuda/libtemper_cuda.so ## build the CUDA plugin: make cuda [CUDA_ARCHS="80 90a"] [CUDA_HOME=dir]
+	@mkdir -p $(BUILD) && ln -sfn ../cuda/libtemper_cuda.so $(BUILD)/libtemper_cuda.so
+build/cuda/libtemper_cuda.so: $(KERNELS:kernels/%.cu=build/cuda/%.o)
+	@echo "  LINK  $@"
+	$(Q)$(NVCC) -shared -cudart static -o $@ $^
+build/cuda/%.o: kernels/%.cu
+	@mkdir -p $(@D)
+	@echo "  NVCC  $<"
+	$(Q)$(NVCC) $(NVCCFLAGS) -DTEMPER_CUDA_BUILD='"sm $(CUDA_ARCHS)"' -c -o $@ $<
+emu: $(EMU)/libtemper_cuda.so ## build the plugin that runs the kernels on the CPU (needs the toolkit's headers)
+$(EMU)/libtemper_cuda.so: $(KERNELS:kernels/%.cu=$(EMU)/%.o) $(EMU)/emu/fibers.o $(EMU)/emu/cudart.o
+	@echo "  LINK  $@"
+	$(Q)$(CXX) -shared $(SANFLAGS.$(SAN)) -o $@ $^ -lpthread
+$(EMU)/%.o: kernels/%.cu
+	@mkdir -p $(@D)
+	@echo "  EMU   $<"
+	$(Q)$(CXX) $(EMUFLAGS) -DTEMPER_CUDA_BUILD='"emulated on the CPU"' -x c++ -c -o $@ $<
+$(EMU)/emu/%.o: kernels/emu/%.cc
+	@mkdir -p $(@D)
+	@echo "  CXX   $<"
+	$(Q)$(CXX) $(filter-out -fsanitize=thread,$(EMUFLAGS)) $(if $(filter tsan,$(SAN)),-DCUEMU_TSAN) -c -o $@ $<
+-include $(wildcard build/cuda/*.d $(EMU)/*.d $(EMU)/emu/*.d)
+
 # --- running and testing ------------------------------------------------------------------------------------------------
 TESTS ?=
 
-.PHONY: all setup configure austen-text prove run run-smollm2 test test-all bench interop memcheck tsan lint format help info clean install FORCE
+.PHONY: all setup configure austen-text prove run run-smollm2 test test-all bench interop memcheck tsan lint format help info clean install cuda emu FORCE
 
 run: ## set up, build, and run the main job on $(NP) ranks
 	@scripts/setup

@@ -131,10 +131,7 @@ static inline double *ops_wide(struct ops_run *r, const float *x, int64_t n) {
 /* The device of a test: backend from TEMPER_TEST_BACKEND. */
 static inline struct dev *ops_open(const char *kernel, int threads) {
     const char *b = getenv("TEMPER_TEST_BACKEND");
-    struct dev_options o = {.backend = b && !strcmp(b, "guard") ? DEV_GUARD : DEV_HOST,
-                            .threads = threads,
-                            .invariant = true,
-                            .kernel = kernel};
+    struct dev_options o = {.backend = dev_backend_named(b), .threads = threads, .invariant = true, .kernel = kernel};
     struct dev *d;
     must(dev_open(&o, &d));
     return d;

@@ -20,7 +20,6 @@ static void opening(void) {
     is_status(dev_open(&(struct dev_options){.backend = (enum dev_backend)9}, &d), TM_ERR_DECK);
     is_status(dev_open(&(struct dev_options){.kernel = "sse9"}, &d), TM_ERR_DECK);
     ok(strstr(status_message(), "portable, avx2 or avx512") != NULL, "the message names what there is");
-    is_status(dev_open(&(struct dev_options){.backend = DEV_CUDA}, &d), TM_ERR_UNSUPPORTED);
     ok(d == NULL, "no device after a refusal");
     must(dev_open(&(struct dev_options){.backend = DEV_GUARD, .threads = 2, .kernel = "portable", .invariant = true},
                   &d));

@@ -400,9 +400,7 @@ static void run_mode(int argc, char **argv) {
 
 int main(int argc, char **argv) {
     const char *backend = getenv("TEMPER_TEST_BACKEND");
-    struct dev_options o = {.backend = backend && !strcmp(backend, "guard") ? DEV_GUARD : DEV_HOST,
-                            .threads = 1,
-                            .invariant = true};
+    struct dev_options o = {.backend = dev_backend_named(backend), .threads = 1, .invariant = true};
     if (tap_mpi_start(&argc, &argv)) return 1;
     rank_ = par_rank();
     size_ = par_size();

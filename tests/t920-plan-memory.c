@@ -53,7 +53,7 @@ static void walk(struct dev *d) {
 
 int main(void) {
     const char *name = getenv("TEMPER_TEST_BACKEND");
-    const enum dev_backend backends[] = {name && !strcmp(name, "guard") ? DEV_GUARD : DEV_HOST, DEV_PLAN};
+    const enum dev_backend backends[] = {dev_backend_named(name), DEV_PLAN};
     for (int i = 0; i < 2; i++) {
         struct dev *d;
         must(dev_open(&(struct dev_options){.backend = backends[i], .threads = 1}, &d));

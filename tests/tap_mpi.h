@@ -41,6 +41,6 @@ static inline int tap_mpi_done(void) {
 /* The device of this run: TEMPER_TEST_BACKEND, one thread. */
 static inline enum status tap_device(struct dev **out) {
     const char *name = getenv("TEMPER_TEST_BACKEND");
-    enum dev_backend b = name && !strcmp(name, "guard") ? DEV_GUARD : DEV_HOST;
+    enum dev_backend b = dev_backend_named(name);
     return dev_open(&(struct dev_options){.backend = b, .threads = 1, .invariant = true}, out);
 }

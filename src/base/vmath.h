@@ -7,7 +7,11 @@
 #include <stdint.h>
 #include <string.h>
 
+#ifdef __CUDACC__
+#define VMATH_FN static __device__ __forceinline__
+#else
 #define VMATH_FN static inline __attribute__((always_inline))
+#endif
 
 VMATH_FN uint32_t vmath_bits(float x) {
     uint32_t u;

@@ -43,10 +43,17 @@ static enum status open_maths(struct dev *d, const struct dev_options *o) {
     return TM_OK;
 }
 
+static const struct dev_table *const tables[] = {
+    [DEV_HOST] = &dev_host, [DEV_GUARD] = &dev_guard, [DEV_PLAN] = &dev_plan, [DEV_CUDA] = &dev_cuda};
+
+enum dev_backend dev_backend_named(const char *name) {
+    for (int i = DEV_HOST; name && i <= DEV_CUDA; i++)
+        if (!strcmp(name, tables[i]->name)) return (enum dev_backend)i;
+    return DEV_HOST;
+}
+
 enum status dev_open(const struct dev_options *o, struct dev **out) {
-    const struct dev_table *const tables[] = {[DEV_HOST] = &dev_host, [DEV_GUARD] = &dev_guard, [DEV_PLAN] = &dev_plan};
     *out = NULL;
-    if (o->backend == DEV_CUDA) return TM_FAIL(TM_ERR_UNSUPPORTED, "device backend cuda: not in this build; use host");
     if ((unsigned)o->backend > DEV_CUDA) return TM_FAIL(TM_ERR_DECK, "device backend %d: unknown", (int)o->backend);
     if (o->threads < 0 || o->threads > THREADS_MAX)
         return TM_FAIL(TM_ERR_DECK, "device threads = %d: expected 0 (all) to %d", o->threads, THREADS_MAX);
@@ -58,7 +65,11 @@ enum status dev_open(const struct dev_options *o, struct dev **out) {
     d->next = UINT64_C(1) << 40;
     dev_counters_reset(d);
     snprintf(d->describe, sizeof d->describe, "plan: no memory, no maths");
-    enum status st = d->backend == DEV_PLAN ? TM_OK : open_maths(d, o);
+    enum status st = TM_OK;
+    if (d->backend == DEV_CUDA)
+        st = cuda_open(d, o->device, o->invariant);
+    else if (d->backend != DEV_PLAN)
+        st = open_maths(d, o);
     if (st != TM_OK) dev_close(&d);
     *out = d;
     return st;
@@ -67,10 +78,11 @@ enum status dev_open(const struct dev_options *o, struct dev **out) {
 void dev_close(struct dev **d) {
     struct dev *x = *d;
     if (!x) return;
-    for (size_t i = 0; i < x->blocks; i++) x->table->release(&x->block[i]);
+    for (size_t i = 0; i < x->blocks; i++) x->table->release(x, &x->block[i]);
     mem_free(&x->block);
     mem_free(&x->memory);
     mem_free(&x->scratch);
+    cuda_close(x);
     if (x->gemm) host_gemm_close(&x->gemm);
     mem_free(d);
 }
@@ -101,7 +113,7 @@ void dev_free(struct dev *d, dptr *p) {
         int row;
         if (b->at != p->a) continue;
         if (dev_memory_row(d, b->what, &row) == TM_OK) dev_memory_take(d, row, b->bytes); /* the row is there */
-        d->table->release(b);
+        d->table->release(d, b);
         *b = d->block[--d->blocks];
         break;
     }
@@ -130,19 +142,19 @@ enum status dev_upload(struct dev *d, dptr dst, const void *src, size_t bytes) {
     struct dev_block *b;
     if (!bytes) return TM_OK;
     TM_TRY(find_block(d, "upload", dst, bytes, &b));
-    return d->table->upload(b, dst, src, bytes);
+    return d->table->upload(d, b, dst, src, bytes);
 }
 enum status dev_download(struct dev *d, void *dst, dptr src, size_t bytes) {
     struct dev_block *b;
     if (!bytes) return TM_OK;
     TM_TRY(find_block(d, "download", src, bytes, &b));
-    return d->table->download(b, dst, src, bytes);
+    return d->table->download(d, b, dst, src, bytes);
 }
 enum status dev_map(struct dev *d, dptr p, size_t bytes, void **host) {
     struct dev_block *b;
     *host = NULL;
     TM_TRY(find_block(d, "map", p, bytes, &b));
-    TM_TRY(d->table->map(b, p, host));
+    TM_TRY(d->table->map(d, b, p, bytes, host));
     b->mapped++;
     return TM_OK;
 }
@@ -152,12 +164,9 @@ enum status dev_unmap(struct dev *d, dptr p, size_t bytes, void *host) {
     TM_TRY(find_block(d, "unmap", p, bytes, &b));
     if (!b->mapped) return TM_FAIL(TM_ERR_INTERNAL, "unmap: %s is not mapped", b->what);
     b->mapped--;
-    return d->table->unmap(b);
+    return d->table->unmap(d, b, p, bytes);
 }
-enum status dev_sync(struct dev *d) {
-    (void)d; /* the operations of these backends are done when they return */
-    return TM_OK;
-}
+enum status dev_sync(struct dev *d) { return d->table->sync ? d->table->sync(d) : TM_OK; }
 
 /* Sum of K over the terms of a product, for its FLOPs. */
 static double ops_gemm_k(const struct gemm_args *a) {

@@ -19,13 +19,18 @@ enum dev_backend { DEV_HOST, DEV_GUARD, DEV_PLAN, DEV_CUDA };
 struct dev_options {
     enum dev_backend backend;
     int threads;        /* OpenMP threads of this rank; 0 = all the process may use */
+    int device;         /* cuda: which of dev_cuda_devices */
     bool invariant;     /* the GEMM keeps the leaf definition (one FMA chain); false: the fastest kernel there is */
     const char *kernel; /* NULL = best for this CPU; "portable", "avx2", "avx512": for tests */
 };
 
 enum status dev_open(const struct dev_options *o, struct dev **out);
 void dev_close(struct dev **d);
+/* How many devices the CUDA plugin can serve here, at least 1; fails with the reason where there is none. */
+enum status dev_cuda_devices(int *n);
 enum dev_backend dev_backend(const struct dev *d);
+enum dev_backend
+dev_backend_named(const char *name);           /* "host", "guard", "plan", "cuda"; NULL or another word: DEV_HOST */
 const char *dev_describe(const struct dev *d); /* one line for the log: backend, kernel, threads, which GEMM serves */
 
 /* Memory. Zero-filled. `what` names the class in messages and in the plan (weights, gradients, optimizer, activations, ...). */

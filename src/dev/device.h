@@ -24,17 +24,19 @@ struct dev_block {
 struct dev_table {
     const char *name;
     enum status (*alloc)(struct dev *d, struct dev_block *b); /* sets at, base, base_bytes; `bytes` is at least 1 */
-    void (*release)(struct dev_block *b);
-    enum status (*upload)(struct dev_block *b, dptr dst, const void *src, size_t bytes);
-    enum status (*download)(struct dev_block *b, void *dst, dptr src, size_t bytes);
-    enum status (*map)(struct dev_block *b, dptr p, void **host);
-    enum status (*unmap)(struct dev_block *b);
+    void (*release)(struct dev *d, struct dev_block *b);
+    enum status (*upload)(struct dev *d, struct dev_block *b, dptr dst, const void *src, size_t bytes);
+    enum status (*download)(struct dev *d, struct dev_block *b, void *dst, dptr src, size_t bytes);
+    enum status (*map)(struct dev *d, struct dev_block *b, dptr p, size_t bytes, void **host);
+    enum status (*unmap)(struct dev *d, struct dev_block *b, dptr p,
+                         size_t bytes); /* b->mapped says how many are left */
+    enum status (*sync)(struct dev *d); /* NULL: an operation is done when it returns */
 #define OP(name, flops, bytes, doc) enum status (*name)(struct dev * d, const struct name##_args *a);
 #include "dev/ops.def" // IWYU pragma: keep
 #undef OP
 };
 
-extern const struct dev_table dev_host, dev_guard, dev_plan;
+extern const struct dev_table dev_host, dev_guard, dev_plan, dev_cuda;
 
 struct dev {
     const struct dev_table *table;
@@ -49,10 +51,15 @@ struct dev {
     size_t memory_cap;
     void *scratch; /* host and guard: work space of the threads, see host_scratch */
     size_t scratch_bytes;
-    uint64_t next; /* plan: the next address */
+    struct cuda_gpu *gpu; /* cuda */
+    uint64_t next;        /* plan: the next address */
     struct dev_counter counter[OP_COUNT];
     char describe[256];
 };
+
+/* cuda.c: open device number `device` for d, and close it. */
+enum status cuda_open(struct dev *d, int device, bool invariant);
+void cuda_close(struct dev *d);
 
 /* memory.c: the row of a class, made when it is new; count an allocation and a release of it. */
 enum status dev_memory_row(struct dev *d, const char *what, int *out);

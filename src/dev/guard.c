@@ -31,18 +31,24 @@ static enum status guard_alloc(struct dev *d, struct dev_block *b) {
     b->at = (uint64_t)(uintptr_t)b->base + b->base_bytes - page - used;
     return TM_OK;
 }
-static void guard_release(struct dev_block *b) { munmap(b->base, b->base_bytes); }
-static enum status guard_upload(struct dev_block *b, dptr dst, const void *src, size_t bytes) {
+static void guard_release(struct dev *d, struct dev_block *b) {
+    (void)d;
+    munmap(b->base, b->base_bytes);
+}
+static enum status guard_upload(struct dev *d, struct dev_block *b, dptr dst, const void *src, size_t bytes) {
+    (void)d;
     TM_TRY(show(b));
     memcpy(host_f32(dst), src, bytes);
     return hide(b);
 }
-static enum status guard_download(struct dev_block *b, void *dst, dptr src, size_t bytes) {
+static enum status guard_download(struct dev *d, struct dev_block *b, void *dst, dptr src, size_t bytes) {
+    (void)d;
     TM_TRY(show(b));
     memcpy(dst, host_f32(src), bytes);
     return hide(b);
 }
-static enum status guard_map(struct dev_block *b, dptr p, void **host) {
+static enum status guard_map(struct dev *d, struct dev_block *b, dptr p, size_t bytes, void **host) {
+    (void)d, (void)bytes;
     TM_TRY(show(b));
     *host = host_f32(p);
     return TM_OK;
@@ -68,7 +74,10 @@ static enum status hide_all(const struct dev *d, enum status st) {
 #include "dev/ops.def" // IWYU pragma: keep
 #undef OP
 
-static enum status guard_unmap(struct dev_block *b) { return hide(b); }
+static enum status guard_unmap(struct dev *d, struct dev_block *b, dptr p, size_t bytes) {
+    (void)d, (void)p, (void)bytes;
+    return hide(b);
+}
 
 const struct dev_table dev_guard = {
     .name = "guard",

@@ -14,24 +14,27 @@ static enum status host_alloc(struct dev *d, struct dev_block *b) {
     b->at = (uint64_t)(uintptr_t)b->base;
     return TM_OK;
 }
-static void host_release(struct dev_block *b) { mem_free(&b->base); }
-static enum status host_upload(struct dev_block *b, dptr dst, const void *src, size_t bytes) {
-    (void)b;
+static void host_release(struct dev *d, struct dev_block *b) {
+    (void)d;
+    mem_free(&b->base);
+}
+static enum status host_upload(struct dev *d, struct dev_block *b, dptr dst, const void *src, size_t bytes) {
+    (void)d, (void)b;
     memcpy(host_f32(dst), src, bytes);
     return TM_OK;
 }
-static enum status host_download(struct dev_block *b, void *dst, dptr src, size_t bytes) {
-    (void)b;
+static enum status host_download(struct dev *d, struct dev_block *b, void *dst, dptr src, size_t bytes) {
+    (void)d, (void)b;
     memcpy(dst, host_f32(src), bytes);
     return TM_OK;
 }
-static enum status host_map(struct dev_block *b, dptr p, void **host) {
-    (void)b;
+static enum status host_map(struct dev *d, struct dev_block *b, dptr p, size_t bytes, void **host) {
+    (void)d, (void)b, (void)bytes;
     *host = host_f32(p);
     return TM_OK;
 }
-static enum status host_unmap(struct dev_block *b) {
-    (void)b;
+static enum status host_unmap(struct dev *d, struct dev_block *b, dptr p, size_t bytes) {
+    (void)d, (void)b, (void)p, (void)bytes;
     return TM_OK;
 }
 

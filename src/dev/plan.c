@@ -11,22 +11,22 @@ static enum status plan_alloc(struct dev *d, struct dev_block *b) {
     d->next += (b->bytes + 127) & ~(size_t)63; /* a gap, so that a block's end is not the next one's start */
     return TM_OK;
 }
-static void plan_release(struct dev_block *b) { (void)b; }
-static enum status plan_upload(struct dev_block *b, dptr dst, const void *src, size_t bytes) {
-    (void)b, (void)dst, (void)src, (void)bytes;
+static void plan_release(struct dev *d, struct dev_block *b) { (void)d, (void)b; }
+static enum status plan_upload(struct dev *d, struct dev_block *b, dptr dst, const void *src, size_t bytes) {
+    (void)d, (void)b, (void)dst, (void)src, (void)bytes;
     return TM_OK;
 }
-static enum status plan_download(struct dev_block *b, void *dst, dptr src, size_t bytes) {
-    (void)b, (void)src;
+static enum status plan_download(struct dev *d, struct dev_block *b, void *dst, dptr src, size_t bytes) {
+    (void)d, (void)b, (void)src;
     memset(dst, 0, bytes);
     return TM_OK;
 }
-static enum status plan_map(struct dev_block *b, dptr p, void **host) {
-    (void)p, (void)host;
+static enum status plan_map(struct dev *d, struct dev_block *b, dptr p, size_t bytes, void **host) {
+    (void)d, (void)p, (void)bytes, (void)host;
     return TM_FAIL(TM_ERR_INTERNAL, "map: %s has no memory under plan", b->what);
 }
-static enum status plan_unmap(struct dev_block *b) {
-    (void)b;
+static enum status plan_unmap(struct dev *d, struct dev_block *b, dptr p, size_t bytes) {
+    (void)d, (void)b, (void)p, (void)bytes;
     return TM_OK;
 }
 

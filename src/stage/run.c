@@ -115,13 +115,24 @@ static void set_log_level(const char *word) {
         if (!strcmp(word, words[i])) log_set_level((enum log_level)i);
 }
 
+/* "auto": cuda where every rank of the host can have a device, else the host, with the reason. */
+static enum dev_backend choose_backend(const char *word) {
+    int n;
+    if (strcmp(word, "auto") != 0) return dev_backend_named(word);
+    if (dev_cuda_devices(&n) == TM_OK) return DEV_CUDA;
+    log_info("device host: %s", status_message());
+    return DEV_HOST;
+}
+
 static enum status open_device(struct stage_run *r) {
-    bool guard = !strcmp(r->deck->device.backend, "guard");
-    struct dev_options o = {.backend = guard ? DEV_GUARD : DEV_HOST,
+    int n = 1;
+    struct dev_options o = {.backend = choose_backend(r->deck->device.backend),
                             .threads = (int)r->deck->device.threads,
                             .invariant = r->invariant,
                             .kernel = getenv("TEMPER_KERNEL")}; /* tests: another instruction set, the same bits */
     if (o.threads == 0) o.threads = threads_here();
+    if (o.backend == DEV_CUDA) TM_TRY(dev_cuda_devices(&n));
+    o.device = par_local_rank() % n;
     TM_TRY(dev_open(&o, &r->dev));
     log_info("device %s", dev_describe(r->dev));
     stage_memory_begin(r);

@@ -1,0 +1,224 @@
+/* CUDA C++ on the CPU: kernels are compiled by g++ over this header and executed block by block, each thread of a block a fiber.
+ *
+ * What it finds that a run on a GPU may not: a missing __syncthreads (warps run on as far as they can; CUEMU_ORDER 1 and 2 and above
+ * give other orders), barriers that not all reach, warp operations whose mask is wrong, uninitialised memory (filled with NaNs), launches
+ * beyond the hardware's limits; with -fsanitize=thread races in shared memory, with -fsanitize=address every access out of bounds (both
+ * want CUEMU_SHARED_STATIC). A kernel keeps three rules: LAUNCH, DYN_SHARED, and PTX only inside the wrappers of ptx.h. */
+#pragma once
+#define CUEMU 1
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_fp4.h>
+#include <cuda_fp8.h>
+#include <cuda_runtime_api.h>
+#include <functional>
+#include <vector>
+#include <vector_functions.h>
+#undef __shared__
+#undef __constant__
+#undef __launch_bounds__
+#if defined( \
+    CUEMU_SHARED_STATIC) // sanitizer builds, one OS thread: a plain static gets redzones (ASan) and race checks (TSan)
+#define __shared__ static
+#else
+#define __shared__ static __thread
+#endif
+#define __constant__ static
+#define __launch_bounds__(...)
+#define LAUNCH(k, grid, block, smem, stream, ...) \
+    ::cuemu::launch((grid), (block), (smem), (stream), [=] { (k)(__VA_ARGS__); })
+#define DYN_SHARED(T, name) T *name = reinterpret_cast<T *>(::cuemu::cur_block()->dyn)
+
+namespace cuemu {
+enum { READY, BAR, WARP, DONE };
+struct WarpSlot {
+    uint32_t mask = 0, arrived = 0;
+    unsigned gen = 0;
+    uint64_t buf[2][32][4];
+    char sync[2];
+};
+struct Warp {
+    uint32_t exited = 0;
+    WarpSlot slot[8];
+};
+struct Copy {
+    void *d;
+    const void *s;
+    int n, group;
+};
+struct Fiber {
+    void *sp;
+    uint3 tid;
+    int state, lane, warp;
+    unsigned gen;
+    WarpSlot *ws;
+    char *stack;
+    std::vector<Copy> *cp;
+    int cpgroup;
+    void *tsan;
+};
+struct Block {
+    dim3 grid, dim;
+    uint3 idx;
+    unsigned char *dyn;
+    size_t ndyn;
+    int n, live, arrived;
+    unsigned gen;
+    int cur;
+    Fiber *f;
+    Warp *w;
+    int *order, *pos;
+    void *sched, *tsan;
+    const std::function<void()> *body;
+    int greedy;
+    char sync[2];
+};
+extern __thread Block *tl_block; // __thread: no initialisation guard, no wrapper call
+inline Block *cur_block() { return tl_block; }
+inline Fiber *cur() { return &tl_block->f[tl_block->cur]; }
+void yield(); // to the next runnable fiber
+void syncthreads();
+unsigned warp_sync(uint32_t mask, const void *in, int n,
+                   WarpSlot **ws); // deposits n bytes; returns the buffer's generation
+void launch(dim3 grid, dim3 block, size_t smem, cudaStream_t, const std::function<void()> &);
+[[noreturn]] void die(const char *fmt, ...);
+inline void *opaque(void *p) { return p; }
+
+template <class T> T shfl(uint32_t mask, T v, int src) {
+    static_assert(sizeof(T) <= 8, "shfl of more than 8 bytes");
+    WarpSlot *s;
+    unsigned g = warp_sync(mask, &v, sizeof v, &s);
+    if (!(mask >> (src & 31) & 1)) die("shfl reads lane %d, which is not in mask %08x", src, mask);
+    T r;
+    memcpy(&r, s->buf[g & 1][src & 31], sizeof r);
+    return r;
+}
+} // namespace cuemu
+
+#define threadIdx (::cuemu::cur()->tid)
+#define blockIdx  (::cuemu::cur_block()->idx)
+#define blockDim  (::cuemu::cur_block()->dim)
+#define gridDim   (::cuemu::cur_block()->grid)
+#define warpSize  32
+static inline void __syncthreads() { ::cuemu::syncthreads(); }
+static inline void __syncwarp(unsigned m = 0xffffffffu) {
+    ::cuemu::WarpSlot *s;
+    ::cuemu::warp_sync(m, nullptr, 0, &s);
+}
+static inline void __threadfence() {}
+static inline void __threadfence_block() {}
+static inline int cuemu_seg(int lane, int src, int width, bool ok) {
+    (void)width;
+    return ok ? src : lane;
+}
+template <class T> T __shfl_sync(unsigned m, T v, int src, int w = 32) {
+    int l = ::cuemu::cur()->lane;
+    return ::cuemu::shfl(m, v, (l & ~(w - 1)) | (src & (w - 1)));
+}
+template <class T> T __shfl_xor_sync(unsigned m, T v, int x, int w = 32) {
+    int l = ::cuemu::cur()->lane, s = l ^ x;
+    return ::cuemu::shfl(m, v, (s & ~(w - 1)) > (l & ~(w - 1)) ? l : s);
+}
+template <class T> T __shfl_down_sync(unsigned m, T v, unsigned d, int w = 32) {
+    int l = ::cuemu::cur()->lane, s = l + (int)d;
+    return ::cuemu::shfl(m, v, (l & (w - 1)) + (int)d >= w ? l : s);
+}
+template <class T> T __shfl_up_sync(unsigned m, T v, unsigned d, int w = 32) {
+    int l = ::cuemu::cur()->lane, s = l - (int)d;
+    return ::cuemu::shfl(m, v, (l & (w - 1)) < (int)d ? l : s);
+}
+template <class T, class F> T cuemu_wreduce(unsigned m, T v, F f) {
+    ::cuemu::WarpSlot *s;
+    unsigned g = ::cuemu::warp_sync(m, &v, sizeof v, &s);
+    bool first = true;
+    T r{};
+    for (int i = 0; i < 32; i++)
+        if (m >> i & 1) {
+            T x;
+            memcpy(&x, s->buf[g & 1][i], sizeof x);
+            r = first ? x : f(r, x);
+            first = false;
+        }
+    return r;
+}
+template <class T> T __reduce_add_sync(unsigned m, T v) {
+    return cuemu_wreduce(m, v, [](T a, T b) { return a + b; });
+}
+template <class T> T __reduce_max_sync(unsigned m, T v) {
+    return cuemu_wreduce(m, v, [](T a, T b) { return a > b ? a : b; });
+}
+template <class T> T __reduce_min_sync(unsigned m, T v) {
+    return cuemu_wreduce(m, v, [](T a, T b) { return a < b ? a : b; });
+}
+static inline unsigned __ballot_sync(unsigned m, int p) {
+    return cuemu_wreduce<unsigned>(m, p ? 1u << ::cuemu::cur()->lane : 0u,
+                                   [](unsigned a, unsigned b) { return a | b; });
+}
+static inline int __any_sync(unsigned m, int p) { return __ballot_sync(m, p) != 0; }
+static inline int __all_sync(unsigned m, int p) { return __ballot_sync(m, !p) == 0; }
+static inline int __syncthreads_or(int p) {
+    __shared__ int r;
+    __syncthreads();
+    r = 0;
+    __syncthreads();
+    if (p) r = 1;
+    __syncthreads();
+    return r;
+}
+
+template <class T, class F> T cuemu_rmw(T *p, F f) {
+    T o, n;
+    __atomic_load(p, &o, __ATOMIC_RELAXED);
+    do n = f(o);
+    while (!__atomic_compare_exchange(p, &o, &n, true, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED));
+    return o;
+}
+template <class T> T atomicAdd(T *p, T v) {
+    return cuemu_rmw(p, [=](T o) { return (T)(o + v); });
+}
+template <class T> T atomicMax(T *p, T v) {
+    return cuemu_rmw(p, [=](T o) { return o > v ? o : v; });
+}
+template <class T> T atomicMin(T *p, T v) {
+    return cuemu_rmw(p, [=](T o) { return o < v ? o : v; });
+}
+template <class T> T atomicExch(T *p, T v) {
+    return cuemu_rmw(p, [=](T) { return v; });
+}
+template <class T> T atomicCAS(T *p, T c, T v) {
+    return cuemu_rmw(p, [=](T o) { return o == c ? v : o; });
+}
+template <class T> T __ldg(const T *p) { return *p; }
+template <class T> T __ldcs(const T *p) { return *p; }
+template <class T> void __stcs(T *p, T v) { *p = v; }
+static inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
+// glibc declares __expf and friends itself: macros, after <cmath>
+#define __expf(x)    expf(x)
+#define __logf(x)    logf(x)
+#define __powf(x, y) powf(x, y)
+#define __sinf(x)    sinf(x)
+#define __cosf(x)    cosf(x)
+static inline float __fdividef(float a, float b) { return a / b; }
+static inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
+static inline int __popc(unsigned x) { return __builtin_popcount(x); }
+static inline int __clz(int x) { return x ? __builtin_clz((unsigned)x) : 32; }
+static inline int __ffs(int x) { return __builtin_ffs(x); }
+static inline unsigned __float_as_uint(float f) {
+    unsigned u;
+    memcpy(&u, &f, 4);
+    return u;
+}
+static inline float __uint_as_float(unsigned u) {
+    float f;
+    memcpy(&f, &u, 4);
+    return f;
+}
+static inline int __dp4a(int a, int b, int c) {
+    for (int i = 0; i < 4; i++) c += (int)(int8_t)(a >> 8 * i) * (int)(int8_t)(b >> 8 * i);
+    return c;
+}

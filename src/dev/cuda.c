@@ -1,0 +1,141 @@
+/* The CUDA backend: finds the plugin, opens a device with it, and passes memory, copies and operations on.
+ *
+ * Host access to device memory (dev_map) goes through pinned copies: one of a whole block is kept while it is mapped. */
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/mem.h"
+#include "dev/cuda_plugin.h"
+#include "dev/device.h"
+
+static const struct cuda_plugin *plugin; /* loaded once a process, never unloaded: NCCL and the driver keep threads */
+
+static enum status failed(int status) {
+    return status ? TM_FAIL((enum status)status, "cuda: %s", plugin->error()) : TM_OK;
+}
+
+static enum status load(const char *path) {
+    void *lib = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (!lib) return TM_FAIL(TM_ERR_DEVICE, "cuda: %s", dlerror());
+    cuda_plugin_entry *entry;
+    void *symbol = dlsym(lib, CUDA_PLUGIN_ENTRY);
+    if (!symbol) return TM_FAIL(TM_ERR_DEVICE, "cuda: %s is no plugin of temper", path);
+    memcpy(&entry, &symbol, sizeof entry); /* ISO C has no cast from a data to a function pointer */
+    const struct cuda_plugin *p = entry();
+    if (strcmp(p->abi, TEMPER_CUDA_ABI) != 0)
+        return TM_FAIL(TM_ERR_DEVICE, "cuda: %s was built from other sources (%s, expected %s): run make again", path,
+                       p->abi, TEMPER_CUDA_ABI);
+    plugin = p;
+    return TM_OK;
+}
+
+/* Beside the program, where make leaves it, or in ../lib/temper, where make install does. */
+static bool beside_program(char *out, size_t size) {
+    char exe[4096];
+    ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
+    if (n <= 0) return false;
+    exe[n] = 0;
+    char *slash = strrchr(exe, '/');
+    if (slash) *slash = 0;
+    const char *const places[] = {"%s/libtemper_cuda.so", "%s/../lib/temper/libtemper_cuda.so"};
+    for (int i = 0; i < 2; i++) {
+        snprintf(out, size, places[i], exe);
+        if (access(out, R_OK) == 0) return true;
+    }
+    return false;
+}
+
+static enum status find_plugin(void) {
+    char path[4200];
+    if (plugin) return TM_OK;
+    const char *named = getenv("TEMPER_CUDA_PLUGIN"); /* the emulated one, in tests */
+    if (named) return load(named);
+    if (!beside_program(path, sizeof path))
+        return TM_FAIL(TM_ERR_DEVICE, "cuda: this build has no plugin (make cuda builds libtemper_cuda.so)");
+    void *driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL); /* 1 ms; loading the plugin takes 100 */
+    if (!driver) return TM_FAIL(TM_ERR_DEVICE, "cuda: no NVIDIA driver here (libcuda.so.1 is not found)");
+    return load(path);
+}
+
+enum status dev_cuda_devices(int *n) {
+    *n = 0;
+    TM_TRY(find_plugin());
+    TM_TRY(failed(plugin->devices(n)));
+    return *n > 0 ? TM_OK : TM_FAIL(TM_ERR_DEVICE, "cuda: the driver lists no device");
+}
+
+enum status cuda_open(struct dev *d, int device, bool invariant) {
+    struct cuda_info i;
+    int n;
+    TM_TRY(dev_cuda_devices(&n));
+    if (device < 0 || device >= n)
+        return TM_FAIL(TM_ERR_DEVICE, "cuda: device %d wanted, the driver lists %d", device, n);
+    TM_TRY(failed(plugin->info(device, &i)));
+    TM_TRY(failed(plugin->open(device, invariant, &d->gpu)));
+    snprintf(d->describe, sizeof d->describe, "cuda: device %d, %s (sm_%d%d, %.1f GiB, PCI %s), %s", device, i.name,
+             i.major, i.minor, (double)i.memory / (1 << 30), i.pci, plugin->describe);
+    return TM_OK;
+}
+void cuda_close(struct dev *d) {
+    if (d->gpu) plugin->close(d->gpu);
+    d->gpu = NULL;
+}
+
+/* --- the table -------------------------------------------------------------------------------------------------------------- */
+static enum status cuda_alloc(struct dev *d, struct dev_block *b) {
+    TM_TRY(failed(plugin->alloc(d->gpu, b->bytes, &b->at)));
+    b->base_bytes = b->bytes;
+    return TM_OK;
+}
+static void unpin(struct dev *d, struct dev_block *b) {
+    if (b->base) (void)plugin->host_release(d->gpu, b->base);
+    b->base = NULL;
+}
+static void cuda_release(struct dev *d, struct dev_block *b) {
+    unpin(d, b);
+    (void)plugin->release(d->gpu, b->at); /* an error of the device comes again at the next sync */
+}
+static enum status cuda_upload(struct dev *d, struct dev_block *b, dptr dst, const void *src, size_t bytes) {
+    (void)b;
+    return failed(plugin->upload(d->gpu, dst.a, src, bytes));
+}
+static enum status cuda_download(struct dev *d, struct dev_block *b, void *dst, dptr src, size_t bytes) {
+    (void)b;
+    return failed(plugin->download(d->gpu, dst, src.a, bytes));
+}
+/* The pinned copy is of the whole block (an arena's maps nest), page by page as it is touched. */
+static enum status cuda_map(struct dev *d, struct dev_block *b, dptr p, size_t bytes, void **host) {
+    if (!b->base) TM_TRY(failed(plugin->host_alloc(d->gpu, b->base_bytes, &b->base)));
+    *host = (char *)b->base + (p.a - b->at);
+    return failed(plugin->download(d->gpu, *host, p.a, bytes));
+}
+static enum status cuda_unmap(struct dev *d, struct dev_block *b, dptr p, size_t bytes) {
+    enum status st = failed(plugin->upload(d->gpu, p.a, (char *)b->base + (p.a - b->at), bytes));
+    if (!b->mapped) unpin(d, b);
+    return st;
+}
+static enum status cuda_sync(struct dev *d) { return failed(plugin->sync(d->gpu)); }
+
+#define OP(name, flops, bytes, doc)                                                                             \
+    static enum status cuda_##name(struct dev *d, const struct name##_args *a) {                                \
+        return plugin->name ? failed(plugin->name(d->gpu, a)) : TM_FAIL(TM_ERR_UNSUPPORTED, "cuda: no " #name); \
+    }
+#include "dev/ops.def" // IWYU pragma: keep
+#undef OP
+
+const struct dev_table dev_cuda = {
+    .name = "cuda",
+    .alloc = cuda_alloc,
+    .release = cuda_release,
+    .upload = cuda_upload,
+    .download = cuda_download,
+    .map = cuda_map,
+    .unmap = cuda_unmap,
+    .sync = cuda_sync,
+#define OP(name, flops, bytes, doc) .name = cuda_##name,
+#include "dev/ops.def" // IWYU pragma: keep
+#undef OP
+};

@@ -1,0 +1,63 @@
+/* What temper and its CUDA plugin (libtemper_cuda.so, built from kernels/) say to each other: one table of functions, in C.
+ *
+ * The main program links no CUDA library. dev/cuda.c finds the plugin, compares `abi` with its own and uses the table; the same sources
+ * compiled over kernels/emu give a plugin that runs on the CPU. Functions return 0 or a number of base/status.def (an enum status); then
+ * `error` has one line. They are called by one thread of a rank at a time, but for `comm_abort` and `comm_poll`, which the watchdog calls. */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "dev/ops.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct cuda_gpu;  /* one opened device with its stream, work space and staging buffers */
+struct cuda_comm; /* one communicator of the device's own (NCCL) */
+
+enum { CUDA_COMM_ID = 128, CUDA_TEXT = 256 };
+
+/* One device as the driver lists it. */
+struct cuda_info {
+    char name[96];
+    char pci[32];     /* "0000:17:00.0" */
+    int major, minor; /* compute capability */
+    int multiprocessors;
+    uint64_t memory, free_memory; /* bytes */
+};
+
+struct cuda_plugin {
+    const char *abi;      /* TEMPER_CUDA_ABI of the build */
+    const char *describe; /* "CUDA 13.0, sm_80 sm_90a; cuBLASLt 13.1; NCCL 2.28.9" or "emulated on the CPU" */
+    const char *(*error)(void);
+    int (*devices)(int *n); /* fails, with the driver's reason, where there is none */
+    int (*info)(int device, struct cuda_info *out);
+    /* invariant: products keep the leaf definition of ops.h, bit for bit; else the fastest there is. */
+    int (*open)(int device, int invariant, struct cuda_gpu **out);
+    void (*close)(struct cuda_gpu *g);
+
+    /* Device memory, zero-filled, 256-byte aligned; pinned host memory. */
+    int (*alloc)(struct cuda_gpu *g, size_t bytes, uint64_t *at);
+    int (*release)(struct cuda_gpu *g, uint64_t at);
+    int (*host_alloc)(struct cuda_gpu *g, size_t bytes, void **out);
+    int (*host_release)(struct cuda_gpu *g, void *p);
+    /* Copies; done when they return, after all that was queued before. */
+    int (*upload)(struct cuda_gpu *g, uint64_t to, const void *from, size_t bytes);
+    int (*download)(struct cuda_gpu *g, void *to, uint64_t from, size_t bytes);
+    int (*sync)(struct cuda_gpu *g); /* waits, and tells errors of what was queued */
+
+/* The operations of ops.def: queued. */
+#define OP(name, flops, bytes, doc) int (*name)(struct cuda_gpu * g, const struct name##_args *a);
+#include "dev/ops.def" // IWYU pragma: keep
+#undef OP
+};
+
+/* The one exported function. */
+#define CUDA_PLUGIN_ENTRY "temper_cuda_plugin"
+typedef const struct cuda_plugin *cuda_plugin_entry(void);
+
+#ifdef __cplusplus
+}
+#endif
