@@ -70,9 +70,10 @@ for s in train calibrate qat evaluate export; do
     saved=$(grep "stage=$s checkpoint" <<<"$run" | sed -E 's/.* bytes=([0-9]+) .*/\1/' | tail -n 1)
     [ -z "$saved" ] || is "$(of "$s" | sed -nE 's/.*a checkpoint \(([0-9]+) bytes\).*/\1/p')" "$saved" "$s: bytes of a checkpoint"
 done
-# The process: on so small a model mostly MPI and libraries, hence the wide bound; 3 % on real ones (make bench).
+# The process: on so small a model mostly MPI, libraries and what first use of them takes, so an upper bound that is not silly; within 3 % on
+# real ones (make bench).
 read -r planned used < <(grep 'stage=export memory process' <<<"$run" | sed -E 's/.*planned=([0-9.]+) used=([0-9.]+) MiB.*/\1 \2/')
-awk -v p="${planned:-0}" -v u="${used:-0}" 'BEGIN { exit !(p > 10 && u > 0.7 * p && u < 1.3 * p) }'
+awk -v p="${planned:-0}" -v u="${used:-0}" 'BEGIN { exit !(p > 10 && u < 1.05 * p && u > p - 32) }'
 ok $? "memory of the largest process, MiB: planned ${planned:-?}, used ${used:-?}"
 
 is "$(of export | sed -nE 's/.*\(([0-9]+) bytes\)/\1/p')" "$(stat -c %s "$dir"/run/export/*.safetensors)" "bytes of the exported file"
