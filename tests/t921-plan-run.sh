@@ -2,19 +2,7 @@
 # TEST ranks=1,4 tier=1 limit=120
 # --plan against the run: memory class by class on every rank, bytes of checkpoints and of the export, FLOPs of a step.
 set -u
-n=0 bad=0 log=
-ok() { # ok STATUS TEXT
-    n=$((n + 1))
-    if [ "$1" -eq 0 ]; then echo "ok $n - $2"; else
-        echo "not ok $n - $2"
-        bad=1
-        sed 's/^/#   /' <<<"$log" | cut -c1-300 >&2
-    fi
-}
-is() { # is GOT WANT TEXT
-    [ -n "$2" ] && [ "$1" = "$2" ]
-    ok $? "$3 (got $1, want $2)"
-}
+. tests/tap.sh
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 grid='tp = 1; pp = 1;'
@@ -90,5 +78,4 @@ is $? 10 "a plan above device.memory_gib is refused"
 grep -q 'stage train needs 0.00[0-9]* GiB on a rank, and device.memory_gib = 0.0001' <<<"$log"
 ok $? "it says how much is needed"
 
-echo "1..$n"
-exit $bad
+finish
