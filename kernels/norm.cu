@@ -6,8 +6,9 @@
  * read again from the L2 cache. Rows lie in shared memory 16 banks apart, so the two rows of a warp do not collide. */
 #include "columns.h"
 #include "elem.h"
+#include "lanes.h"
 
-enum { LANES = OPS_LANES, STAGE = 8448, MAX_ROWS = GPU_THREADS / LANES };
+enum { STAGE = 8448, MAX_ROWS = GPU_THREADS / LANES, AHEAD = 4 };
 
 /* How rows of c channels are staged in `floats` floats: `rows` of them a block, `stride` apart, `piece` channels at a time. */
 struct stage_plan {
@@ -25,13 +26,7 @@ static stage_plan stage_plan_of(int64_t c, int floats) {
     p.block = dim3(GPU_THREADS / y, y);
     return p;
 }
-/* Threads in one number; and the row and lane whose sum a thread keeps (of two rows at least: whole warps). */
 static __device__ __forceinline__ int thread_in_block() { return (int)(threadIdx.y * blockDim.x + threadIdx.x); }
-static __device__ __forceinline__ float lane_tree_of(float sum) {
-#pragma unroll
-    for (int distance = LANES / 2; distance; distance /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, distance);
-    return sum;
-}
 
 struct norm_fwd {
     const float *x, *delta, *gain;
@@ -43,7 +38,6 @@ struct norm_fwd {
 /* Piece [c0, c0 + n) of this block's rows: h = x + delta into the stage and h_out. */
 template <int W>
 static __device__ __forceinline__ void stage_fwd(const norm_fwd &a, const stage_plan &p, float *stage, int64_t r0, int m, int c0, int n) {
-    enum { AHEAD = 4 };
     for (int q = (int)threadIdx.y; q < m; q += (int)blockDim.y)
         for (int j0 = (int)threadIdx.x; j0 < n / W; j0 += AHEAD * (int)blockDim.x) {
             const int64_t at = (r0 + q) * a.c + c0;
@@ -85,7 +79,7 @@ template <int W> static __global__ void rmsnorm_fwd_k(norm_fwd a, stage_plan p) 
             for (int i = lane; i < n; i += LANES) sum += s[i] * s[i];
     }
     if (t < (m + 1) / 2 * WARP) {
-        float rstd = 1.0f / sqrtf(lane_tree_of(sum) / (float)a.c + a.eps);
+        float rstd = 1.0f / sqrtf(lane_tree(sum) / (float)a.c + a.eps);
         if (lane == 0 && row < m) a.rstd[r0 + row] = scale[row] = rstd;
     }
     __syncthreads();
@@ -153,26 +147,35 @@ template <int W> static __global__ void rmsnorm_bwd_k(norm_bwd a, stage_plan p) 
             for (int i = lane; i < n; i += LANES) sum += u[i] * h[i];
     }
     if (t < (m + 1) / 2 * WARP) {
-        float s = lane_tree_of(sum) / (float)a.c;
+        float s = lane_tree(sum) / (float)a.c;
         if (lane == 0 && row < m) mean[row] = s;
     }
     __syncthreads();
     for (int q = (int)threadIdx.y; q < m; q += (int)blockDim.y) {
         const float rstd = a.rstd[r0 + q], s = mean[q];
-        GPU_EACH_COLUMN(j, a.c / W) { /* dx may be dy or dres: read before it is written */
-            const int64_t at = (r0 + q) * a.c + W * j;
-            pack<W> up, hat, res = {};
-            if (a.c == p.piece)
-                up = pack_load<W>(ups + q * p.stride + W * j), hat = pack_load<W>(hats + q * p.stride + W * j);
-            else
-                up_and_hat<W>(a, at, j, rstd, &up, &hat);
-            if (a.dres) res = pack_load<W>(a.dres + at);
+        for (int j0 = (int)threadIdx.x; j0 < a.c / W; j0 += AHEAD * (int)blockDim.x) {
+            pack<W> res[AHEAD] = {};
 #pragma unroll
-            for (int e = 0; e < W; e++) {
-                float d = rstd * (up.v[e] - hat.v[e] * s);
-                res.v[e] = a.dres ? d + res.v[e] : d;
+            for (int u = 0; u < AHEAD; u++) { /* dx may be dy or dres: read before it is written */
+                int j = j0 + u * (int)blockDim.x;
+                if (a.dres && j < a.c / W) res[u] = pack_load<W>(a.dres + (r0 + q) * a.c + W * j);
             }
-            pack_store<W>(a.dx + at, res);
+#pragma unroll
+            for (int u = 0; u < AHEAD; u++) {
+                int j = j0 + u * (int)blockDim.x;
+                if (j >= a.c / W) break;
+                pack<W> up, hat;
+                if (a.c == p.piece)
+                    up = pack_load<W>(ups + q * p.stride + W * j), hat = pack_load<W>(hats + q * p.stride + W * j);
+                else
+                    up_and_hat<W>(a, (r0 + q) * a.c + W * j, j, rstd, &up, &hat);
+#pragma unroll
+                for (int e = 0; e < W; e++) {
+                    float d = rstd * (up.v[e] - hat.v[e] * s);
+                    up.v[e] = a.dres ? d + res[u].v[e] : d;
+                }
+                pack_store<W>(a.dx + (r0 + q) * a.c + W * j, up);
+            }
         }
     }
 }

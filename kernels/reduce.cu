@@ -1,7 +1,7 @@
 /* Sums and maxima over boxes: bias gradients, leaves of the data-parallel sum, norms of gradients, calibration.
  *
- * All are bound by memory: 4 bytes an element (tree_fold: 4 and 4 / parts written). sum_squares is a warp for each row in fp64 (2 of the 64
- * fp64 operations a cycle that an H100 has, an element), then one chain over the rows, some 8 cycles each. */
+ * All are bound by memory: 4 bytes an element (tree_fold: 4 and 4 / parts written). sum_squares is a warp for each row (three
+ * fp64 operations an element, a sixth of an H100's rate), then one chain over the rows, a dependent fp64 addition each. */
 #include "columns.h"
 #include "elem.h"
 #include "lanes.h"
@@ -146,36 +146,41 @@ int gpu_amax(struct cuda_gpu *g, const struct amax_args *a) {
     return gpu_launched("amax");
 }
 
-/* A block of the grid is cut into bands of at most BAND rows; `group` threads (2^k, at most a warp) take a band. threadIdx.x runs over
- * groups along the row, y over bands. */
+/* A block of the grid is cut into bands of at most BAND rows; a group of 2^shift threads (at most a warp) takes a band. threadIdx.x runs
+ * over groups along the row, y over bands. */
 enum { BAND = 16 };
 struct amax_grid {
     const float *x;
     unsigned *out;
-    int64_t rows, cols, ld, g_rows, g_cols, row0, col0, g_ld; /* g_: struct block_grid */
-    int64_t first, bands, all_bands; /* rows of blocks here: first, first + 1, ...; bands of each */
-    int group;
+    int64_t rows, cols, ld;
+    struct block_grid grid;
+    int64_t first_row, first_col; /* of the blocks that are here */
+    int bands, all_bands;         /* of a block; of all rows of blocks here */
+    int shift;
 };
 template <int W> static __global__ void amax_blocks_k(amax_grid a) {
-    const int lane = (int)threadIdx.x % a.group;
-    const int64_t k = a.col0 / a.g_cols + ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / a.group;
-    const int64_t c0 = k * a.g_cols - a.col0 > 0 ? k * a.g_cols - a.col0 : 0;
-    const int64_t c1 = (k + 1) * a.g_cols - a.col0 < a.cols ? (k + 1) * a.g_cols - a.col0 : a.cols;
-    for (int64_t y0 = (int64_t)blockIdx.y * blockDim.y; y0 < a.all_bands; y0 += (int64_t)gridDim.y * blockDim.y) {
-        const int64_t y = y0 + threadIdx.y, b = a.first + y / a.bands, in_block = y % a.bands * BAND;
-        int64_t r0 = b * a.g_rows + in_block, r1 = r0 + BAND < (b + 1) * a.g_rows ? r0 + BAND : (b + 1) * a.g_rows;
-        r0 = r0 > a.row0 ? r0 - a.row0 : 0;
-        r1 = r1 - a.row0 < a.rows ? r1 - a.row0 : a.rows;
+    const struct block_grid &g = a.grid;
+    const int lane = (int)threadIdx.x & ((1 << a.shift) - 1);
+    const int64_t k = a.first_col + (((int64_t)blockIdx.x * blockDim.x + threadIdx.x) >> a.shift);
+    const int64_t c0 = k * g.cols - g.col0 > 0 ? k * g.cols - g.col0 : 0;
+    const int64_t c1 = (k + 1) * g.cols - g.col0 < a.cols ? (k + 1) * g.cols - g.col0 : a.cols;
+    for (int y0 = (int)(blockIdx.y * blockDim.y); y0 < a.all_bands; y0 += (int)(gridDim.y * blockDim.y)) {
+        const int y = y0 + (int)threadIdx.y, of = a.bands == 1 ? y : y / a.bands, band = y - of * a.bands;
+        const int64_t b = a.first_row + of, end = (b + 1) * g.rows - g.row0;
+        int64_t r0 = b * g.rows + band * BAND - g.row0, r1 = r0 + BAND < end ? r0 + BAND : end;
+        r0 = r0 > 0 ? r0 : 0;
+        r1 = r1 < a.rows ? r1 : a.rows;
         const bool some = y < a.all_bands && r0 < r1 && c0 < c1;
         unsigned top = 0;
         if (some)
 #pragma unroll 4
             for (int64_t r = r0; r < r1; r++)
 #pragma unroll 4
-                for (int64_t c = c0 + W * lane; c < c1; c += W * a.group) top = pack_amax<W>(top, pack_load<W>(a.x + r * a.ld + c));
-        top = max_over(top, a.group); /* of whole warps: the shuffle stays inside a group */
+                for (int64_t c = c0 + W * lane; c < c1; c += W << a.shift)
+                    top = pack_amax<W>(top, pack_load<W>(a.x + r * a.ld + c));
+        top = max_over(top, 1 << a.shift); /* of whole warps: the shuffle stays inside a group */
         if (lane || !some) continue;
-        unsigned *out = a.out + b * a.g_ld + k;
+        unsigned *out = a.out + b * g.ld + k;
         if (a.bands > 1)
             raise(out, top);
         else
@@ -186,25 +191,13 @@ int gpu_amax_blocks(struct cuda_gpu *g, const struct amax_blocks_args *a) {
     const struct block_grid *b = &a->grid;
     if (a->rows < 1 || a->cols < 1) return 0;
     bool four = packs_fit({a->x.a, 4 * (uint64_t)a->cols, 4 * (uint64_t)a->ld, 4 * (uint64_t)b->cols, 4 * (uint64_t)b->col0});
-    int64_t packs = four ? b->cols / 4 : b->cols, columns = (b->col0 + a->cols - 1) / b->cols - b->col0 / b->cols + 1;
-    amax_grid k = {.x = gpu_f32(a->x),
-                   .out = gpu_ptr<unsigned>(a->out),
-                   .rows = a->rows,
-                   .cols = a->cols,
-                   .ld = a->ld,
-                   .g_rows = b->rows,
-                   .g_cols = b->cols,
-                   .row0 = b->row0,
-                   .col0 = b->col0,
-                   .g_ld = b->ld,
-                   .first = b->row0 / b->rows,
-                   .bands = (b->rows + BAND - 1) / BAND,
-                   .all_bands = 0,
-                   .group = 1};
-    k.all_bands = ((b->row0 + a->rows - 1) / b->rows - k.first + 1) * k.bands;
-    while (k.group < WARP && k.group < packs) k.group *= 2;
-    row_grid shape = row_grid_of(k.all_bands, columns * k.group);
-    dim3 grid(gpu_blocks(columns * k.group, shape.block.x, INT32_MAX), shape.grid.x);
+    amax_grid k = {gpu_f32(a->x), gpu_ptr<unsigned>(a->out), a->rows, a->cols, a->ld, *b, b->row0 / b->rows, b->col0 / b->cols, 1, 0, 0};
+    int64_t packs = four ? b->cols / 4 : b->cols, columns = (b->col0 + a->cols - 1) / b->cols - k.first_col + 1;
+    k.bands = (int)((b->rows + BAND - 1) / BAND);
+    k.all_bands = (int)((b->row0 + a->rows - 1) / b->rows - k.first_row + 1) * k.bands;
+    while (1 << k.shift < WARP && 1 << k.shift < packs) k.shift++;
+    row_grid shape = row_grid_of(k.all_bands, columns << k.shift);
+    dim3 grid(gpu_blocks(columns << k.shift, shape.block.x, INT32_MAX), shape.grid.x);
     LAUNCH(four ? amax_blocks_k<4> : amax_blocks_k<1>, grid, shape.block, 0, g->stream, k);
     return gpu_launched("amax_blocks");
 }
