@@ -43,6 +43,7 @@ static int info(int device, struct cuda_info *out) {
 
 static void close_gpu(struct cuda_gpu *g) {
     if (!g) return;
+    gpu_gemm_close(g);
     if (g->staging) (void)cudaFreeHost(g->staging);
     if (g->work) (void)cudaFree(g->work);
     if (g->stream) (void)cudaStreamDestroy(g->stream);
