@@ -102,6 +102,13 @@ NVCC       ?= $(or $(wildcard $(CUDA_HOME)/bin/nvcc),nvcc)
 CUDA_ARCHS ?= 80 90a 100a 120a
 CXX        ?= g++
 KERNELS    := $(sort $(wildcard kernels/*.cu))
+# NCCL, where its header is: without it ranks pass device memory on through the host.
+NCCL_HOME  ?= $(CUDA_HOME)
+NCCL_H     := $(firstword $(wildcard $(addsuffix /nccl.h,$(NCCL_HOME)/include /usr/include)))
+NCCL_FLAGS := $(if $(NCCL_H),-DTEMPER_NCCL=1 -I$(dir $(NCCL_H)))
+NCCL_LIB   := $(firstword $(wildcard $(addsuffix /libnccl.so*,$(NCCL_HOME)/lib $(NCCL_HOME)/lib64 /usr/lib/*)))
+NCCL_LINK  := $(if $(NCCL_H),-Xlinker -rpath=$(dir $(NCCL_LIB)) $(NCCL_LIB))
+MPICXX     ?= mpicxx
 # What both sides of the plugin's table were compiled from.
 CUDA_ABI   := $(shell cat src/dev/ops.def src/dev/ops.h src/dev/cuda_plugin.h | cksum | cut -d ' ' -f 1)
 CUDA_DEFS   = -DTEMPER_CUDA_ABI='"$(CUDA_ABI)"' -Isrc -Ikernels -MMD -MP
@@ -109,6 +116,7 @@ CUDA_DEFS   = -DTEMPER_CUDA_ABI='"$(CUDA_ABI)"' -Isrc -Ikernels -MMD -MP
 NVCCFLAGS   = -std=c++17 -O3 -fmad=false $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) -Xcompiler -fPIC,-fvisibility=hidden $(CUDA_DEFS)
 EMUFLAGS    = -std=c++17 -O2 -g -ffp-contract=off -fPIC -fvisibility=hidden -Wall -Wextra -Wno-unknown-pragmas -Wno-missing-field-initializers \
               $(SANFLAGS.$(SAN)) $(if $(SAN),-DCUEMU_SHARED_STATIC) -isystem $(CUDA_HOME)/include $(CUDA_DEFS)
+EMU_MPI     = OMPI_CXX=$(CXX) MPICH_CXX=$(CXX) $(MPICXX)
 EMU        := build/emu$(if $(SAN),-$(SAN))
 $(BUILD)/src/dev/cuda.o: CFLAGS_ALL += -DTEMPER_CUDA_ABI='"$(CUDA_ABI)"'
 $(BUILD)/src/dev/cuda.o build/cuda/plugin.o $(EMU)/plugin.o: src/dev/ops.def src/dev/ops.h src/dev/cuda_plugin.h
@@ -117,23 +125,23 @@ cuda: build/cuda/libtemper_cuda.so ## build the CUDA plugin: make cuda [CUDA_ARC
 	@mkdir -p $(BUILD) && ln -sfn ../cuda/libtemper_cuda.so $(BUILD)/libtemper_cuda.so
 build/cuda/libtemper_cuda.so: $(KERNELS:kernels/%.cu=build/cuda/%.o)
 	@echo "  LINK  $@"
-	$(Q)$(NVCC) -shared -cudart static -o $@ $^
+	$(Q)$(NVCC) -shared -cudart static -o $@ $^ $(NCCL_LINK)
 build/cuda/%.o: kernels/%.cu
 	@mkdir -p $(@D)
 	@echo "  NVCC  $<"
-	$(Q)$(NVCC) $(NVCCFLAGS) -DTEMPER_CUDA_BUILD='"sm $(CUDA_ARCHS)"' -c -o $@ $<
+	$(Q)$(NVCC) $(NVCCFLAGS) $(NCCL_FLAGS) -DTEMPER_CUDA_BUILD='"sm $(CUDA_ARCHS)"' -c -o $@ $<
 emu: $(EMU)/libtemper_cuda.so ## build the plugin that runs the kernels on the CPU (needs the toolkit's headers)
-$(EMU)/libtemper_cuda.so: $(KERNELS:kernels/%.cu=$(EMU)/%.o) $(EMU)/emu/fibers.o $(EMU)/emu/cudart.o
+$(EMU)/libtemper_cuda.so: $(KERNELS:kernels/%.cu=$(EMU)/%.o) $(EMU)/emu/fibers.o $(EMU)/emu/cudart.o $(EMU)/emu/streams.o $(EMU)/emu/nccl.o
 	@echo "  LINK  $@"
-	$(Q)$(CXX) -shared $(SANFLAGS.$(SAN)) -o $@ $^ -lpthread
+	$(Q)$(EMU_MPI) -shared $(SANFLAGS.$(SAN)) -o $@ $^ -lpthread
 $(EMU)/%.o: kernels/%.cu
 	@mkdir -p $(@D)
 	@echo "  EMU   $<"
-	$(Q)$(CXX) $(EMUFLAGS) -DTEMPER_CUDA_BUILD='"emulated on the CPU"' -x c++ -c -o $@ $<
+	$(Q)$(CXX) $(EMUFLAGS) -DTEMPER_NCCL=1 -DTEMPER_CUDA_BUILD='"emulated on the CPU"' -x c++ -c -o $@ $<
 $(EMU)/emu/%.o: kernels/emu/%.cc
 	@mkdir -p $(@D)
 	@echo "  CXX   $<"
-	$(Q)$(CXX) $(filter-out -fsanitize=thread,$(EMUFLAGS)) $(if $(filter tsan,$(SAN)),-DCUEMU_TSAN) -c -o $@ $<
+	$(Q)$(EMU_MPI) -DOMPI_SKIP_MPICXX -DMPICH_SKIP_MPICXX $(filter-out -fsanitize=thread,$(EMUFLAGS)) $(if $(filter tsan,$(SAN)),-DCUEMU_TSAN) -c -o $@ $<
 -include $(wildcard build/cuda/*.d $(EMU)/*.d $(EMU)/emu/*.d)
 
 # --- running and testing ------------------------------------------------------------------------------------------------

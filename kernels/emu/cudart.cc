@@ -3,6 +3,9 @@
 #include <cstring>
 
 #include "cuda_emu.h"
+#include "streams.h"
+
+static int current;
 
 /* Fresh memory holds NaNs: who reads before writing shows. */
 static cudaError_t take(void **p, size_t n) {
@@ -20,7 +23,14 @@ cudaError_t cudaGetDeviceCount(int *n) {
     *n = s ? atoi(s) : 1;
     return *n > 0 ? cudaSuccess : cudaErrorNoDevice;
 }
-cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+cudaError_t cudaSetDevice(int device) {
+    current = device;
+    return cudaSuccess;
+}
+cudaError_t cudaGetDevice(int *device) {
+    *device = current;
+    return cudaSuccess;
+}
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device) {
     memset(p, 0, sizeof *p);
     strcpy(p->name, "emulated");
@@ -40,20 +50,16 @@ cudaError_t cudaFree(void *p) {
     return cudaSuccess;
 }
 cudaError_t cudaFreeHost(void *p) { return cudaFree(p); }
-cudaError_t cudaMemcpyAsync(void *d, const void *s, size_t n, enum cudaMemcpyKind, cudaStream_t) {
+cudaError_t cudaMemcpyAsync(void *d, const void *s, size_t n, enum cudaMemcpyKind, cudaStream_t stream) {
+    cuemu::stream_ready(stream);
     memcpy(d, s, n);
     return cudaSuccess;
 }
-cudaError_t cudaMemsetAsync(void *d, int v, size_t n, cudaStream_t) {
+cudaError_t cudaMemsetAsync(void *d, int v, size_t n, cudaStream_t stream) {
+    cuemu::stream_ready(stream);
     memset(d, v, n);
     return cudaSuccess;
 }
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned) {
-    *s = nullptr;
-    return cudaSuccess;
-}
-cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
 cudaError_t cudaGetLastError(void) { return cudaSuccess; }
 const char *cudaGetErrorString(cudaError_t e) { return e == cudaErrorMemoryAllocation ? "out of memory" : e == cudaErrorNoDevice ? "no device" : "emulated error"; }
 }

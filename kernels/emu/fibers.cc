@@ -1,5 +1,6 @@
 /* The fibers of cuda_emu.h: launching, barriers, warp operations. */
 #include "cuda_emu.h"
+#include "streams.h"
 #include <cstdarg>
 #include <sys/mman.h>
 #include <thread>
@@ -160,7 +161,8 @@ static void run_blocks(dim3 grid, dim3 dim, size_t smem, const std::function<voi
   }
   tl_block = nullptr; free(b.dyn);
 }
-void launch(dim3 grid, dim3 dim, size_t smem, cudaStream_t, const std::function<void()> &body) {
+void launch(dim3 grid, dim3 dim, size_t smem, cudaStream_t stream, const std::function<void()> &body) {
+  stream_ready(stream);
   long n = (long)dim.x * dim.y * dim.z, total = (long)grid.x * grid.y * grid.z;
   if (n < 1 || n > 1024 || total < 1 || grid.y > 65535 || grid.z > 65535) die("invalid configuration: %ld threads, grid %ux%ux%u", n, grid.x, grid.y, grid.z);
   if (smem > 227 << 10) die("dynamic shared memory %zu > 227 KiB", smem);
