@@ -80,7 +80,7 @@ static enum status join(const struct maker *m, const struct par_group *g, const 
 }
 
 /* One communicator of the whole group. */
-static enum status make_all(const struct maker *m, struct par_group *g) {
+static enum status make_whole(const struct maker *m, struct par_group *g) {
     struct id id = {0};
     size_t bytes;
     if (group_alone(g)) return TM_OK;
@@ -149,7 +149,7 @@ void comms_close(struct par_group *g) {
 /* A rank that fails goes on, so that the others need not wait for it longer than the deadline. */
 static enum status make_comms(struct par_grid *g, struct dev *d, double deadline) {
     const struct maker m = {d, deadline};
-    enum status st = make_all(&m, g->tp_group), s = make_all(&m, g->dp_group);
+    enum status st = make_whole(&m, g->tp_group), s = make_whole(&m, g->dp_group);
     if (st == TM_OK) st = s;
     s = make_ring(&m, g->pp_group);
     return st == TM_OK ? s : st;
