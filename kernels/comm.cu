@@ -41,7 +41,8 @@ static double now(void) {
 
 static int failed(struct cuda_comm *c, ncclResult_t r, const char *what) {
     const char *more = ncclGetLastError(c ? c->nccl : nullptr);
-    return gpu_fail(TM_ERR_COMM, "NCCL: %s: %s%s%s", what, ncclGetErrorString(r), more && *more ? ": " : "", more ? more : "");
+    return gpu_fail(TM_ERR_COMM, "NCCL: %s: %s%s%s", what, ncclGetErrorString(r), more && *more ? ": " : "",
+                    more ? more : "");
 }
 
 /* Waits until NCCL has done with a call. */
@@ -50,7 +51,8 @@ static int settle(struct cuda_comm *c, ncclResult_t r, const char *what) {
     while (r == ncclInProgress) {
         if (c->aborted) return gpu_fail(TM_ERR_COMM, "NCCL: %s: ended from outside", what);
         if (c->deadline > 0 && now() - begin > c->deadline)
-            return gpu_fail(TM_ERR_TIMEOUT, "NCCL: %s is not done after %.0f s: a rank of it is gone or late", what, c->deadline);
+            return gpu_fail(TM_ERR_TIMEOUT, "NCCL: %s is not done after %.0f s: a rank of it is gone or late", what,
+                            c->deadline);
         sched_yield();
         ncclResult_t asked = ncclCommGetAsyncError(c->nccl, &r);
         if (asked != ncclSuccess) r = asked;
@@ -191,16 +193,10 @@ int comm_sum_one_nonzero(struct cuda_comm *c, uint64_t x, int64_t n) {
 
 /* The order of floats as one of integers, NaN on top (it comes back as NaN). Its own inverse. */
 static __device__ int32_t ordered(int32_t bits) { return bits >= 0 ? bits : bits ^ INT32_MAX; }
-static __device__ int32_t key_of(int32_t bits) {
-    return (bits & INT32_MAX) > 0x7f800000 ? INT32_MAX : ordered(bits);
-}
+static __device__ int32_t key_of(int32_t bits) { return (bits & INT32_MAX) > 0x7f800000 ? INT32_MAX : ordered(bits); }
 
-static __global__ void max_keys_k(int32_t *x, int64_t n) {
-    GPU_EACH(i, n) x[i] = key_of(x[i]);
-}
-static __global__ void max_values_k(int32_t *x, int64_t n) {
-    GPU_EACH(i, n) x[i] = ordered(x[i]);
-}
+static __global__ void max_keys_k(int32_t *x, int64_t n) { GPU_EACH(i, n) x[i] = key_of(x[i]); }
+static __global__ void max_values_k(int32_t *x, int64_t n) { GPU_EACH(i, n) x[i] = ordered(x[i]); }
 int comm_max(struct cuda_comm *c, uint64_t x, int64_t n) {
     cudaStream_t s = c->gpu->stream;
     int32_t *bits = (int32_t *)memory(x);
@@ -253,7 +249,8 @@ int comm_start(struct cuda_comm *c, int send, uint64_t x, size_t bytes, int peer
     *ticket = e;
     GPU_TRY(gpu_check(cudaEventRecord(e, c->gpu->stream), "marking the queue"));
     GPU_TRY(gpu_check(cudaStreamWaitEvent(c->side, e, 0), "waiting beside the queue"));
-    ncclResult_t r = send ? ncclSend(memory(x), bytes, ncclInt8, peer, c->nccl, c->side) : ncclRecv(memory(x), bytes, ncclInt8, peer, c->nccl, c->side);
+    ncclResult_t r = send ? ncclSend(memory(x), bytes, ncclInt8, peer, c->nccl, c->side)
+                          : ncclRecv(memory(x), bytes, ncclInt8, peer, c->nccl, c->side);
     GPU_TRY(settle(c, r, send ? "send" : "receive"));
     GPU_TRY(gpu_check(cudaEventRecord(e, c->side), "marking a message"));
     return mark(c, c->side);

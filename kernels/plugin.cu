@@ -102,7 +102,8 @@ static int upload(struct cuda_gpu *g, uint64_t to, const void *from, size_t byte
     for (size_t at = 0; at < bytes; at += GPU_STAGING) {
         size_t n = bytes - at < GPU_STAGING ? bytes - at : GPU_STAGING;
         memcpy(g->staging, (const char *)from + at, n);
-        GPU_TRY(gpu_check(cudaMemcpyAsync((char *)(uintptr_t)to + at, g->staging, n, cudaMemcpyHostToDevice, g->stream), "copying to the device"));
+        GPU_TRY(gpu_check(cudaMemcpyAsync((char *)(uintptr_t)to + at, g->staging, n, cudaMemcpyHostToDevice, g->stream),
+                          "copying to the device"));
         GPU_TRY(sync(g));
     }
     return 0;
@@ -110,7 +111,9 @@ static int upload(struct cuda_gpu *g, uint64_t to, const void *from, size_t byte
 static int download(struct cuda_gpu *g, void *to, uint64_t from, size_t bytes) {
     for (size_t at = 0; at < bytes; at += GPU_STAGING) {
         size_t n = bytes - at < GPU_STAGING ? bytes - at : GPU_STAGING;
-        GPU_TRY(gpu_check(cudaMemcpyAsync(g->staging, (const char *)(uintptr_t)from + at, n, cudaMemcpyDeviceToHost, g->stream), "copying from the device"));
+        GPU_TRY(gpu_check(cudaMemcpyAsync(g->staging, (const char *)(uintptr_t)from + at, n, cudaMemcpyDeviceToHost,
+                                          g->stream),
+                          "copying from the device"));
         GPU_TRY(sync(g));
         memcpy((char *)to + at, g->staging, n);
     }

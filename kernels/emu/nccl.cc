@@ -54,8 +54,8 @@ struct ncclComm {
     va_start(ap, format);
     vsnprintf(line, sizeof line, format, ap);
     va_end(ap);
-    fprintf(stderr, "emulated NCCL: world rank %d, rank %d of %d of communicator %d.%d: %s\n", c->world, c->rank, c->ranks, c->id.maker,
-            c->id.number, line);
+    fprintf(stderr, "emulated NCCL: world rank %d, rank %d of %d of communicator %d.%d: %s\n", c->world, c->rank,
+            c->ranks, c->id.maker, c->id.number, line);
     fflush(stderr);
     abort();
 }
@@ -71,12 +71,18 @@ static void must(const ncclComm *c, int rc, const char *what) {
 
 static size_t bytes_of(int type) { return type == ncclInt8 ? 1 : type == ncclInt64 ? 8 : 4; }
 static MPI_Datatype mpi_type(int type) {
-    return type == ncclInt8 ? MPI_INT8_T : type == ncclInt32 ? MPI_INT32_T : type == ncclInt64 ? MPI_INT64_T : MPI_FLOAT;
+    return type == ncclInt8    ? MPI_INT8_T
+           : type == ncclInt32 ? MPI_INT32_T
+           : type == ncclInt64 ? MPI_INT64_T
+                               : MPI_FLOAT;
 }
 
 static const char *say(const Word *w, char *out, size_t size) {
     static const char *const kinds[] = {"send", "all-reduce", "all-gather", "broadcast"};
-    const char *type = w->type == ncclInt8 ? "int8" : w->type == ncclInt32 ? "int32" : w->type == ncclInt64 ? "int64" : "float32";
+    const char *type = w->type == ncclInt8    ? "int8"
+                       : w->type == ncclInt32 ? "int32"
+                       : w->type == ncclInt64 ? "int64"
+                                              : "float32";
     int n = snprintf(out, size, "%s of %lld %s", kinds[w->kind], (long long)w->count, type);
     if (w->kind == REDUCE) snprintf(out + n, size - (size_t)n, " (%s)", w->op == ncclSum ? "sum" : "max");
     if (w->kind == BROADCAST) snprintf(out + n, size - (size_t)n, " from %d", w->root);
@@ -107,14 +113,14 @@ static void start_joining(ncclComm *c) {
     if (c->world != c->id.maker) {
         c->joining.resize(2);
         MUST(c, MPI_Isend(mine, sizeof *mine, MPI_BYTE, c->id.maker, TAGS_JOIN + tag, MPI_COMM_WORLD, &c->joining[0]));
-        MUST(c, MPI_Irecv(c->members.data() + c->ranks, c->ranks * (int)sizeof(Member), MPI_BYTE, c->id.maker, TAGS_LIST + tag, MPI_COMM_WORLD,
-                          &c->joining[1]));
+        MUST(c, MPI_Irecv(c->members.data() + c->ranks, c->ranks * (int)sizeof(Member), MPI_BYTE, c->id.maker,
+                          TAGS_LIST + tag, MPI_COMM_WORLD, &c->joining[1]));
         return;
     }
     c->joining.resize((size_t)c->ranks - 1);
     for (int i = 0; i + 1 < c->ranks; i++)
-        MUST(c, MPI_Irecv(&c->members[(size_t)(c->ranks + i)], sizeof(Member), MPI_BYTE, MPI_ANY_SOURCE, TAGS_JOIN + tag, MPI_COMM_WORLD,
-                          &c->joining[(size_t)i]));
+        MUST(c, MPI_Irecv(&c->members[(size_t)(c->ranks + i)], sizeof(Member), MPI_BYTE, MPI_ANY_SOURCE,
+                          TAGS_JOIN + tag, MPI_COMM_WORLD, &c->joining[(size_t)i]));
 }
 
 /* The maker has heard of everyone: put them in order and tell them. */
@@ -122,13 +128,14 @@ static void tell_members(ncclComm *c) {
     size_t n = (size_t)c->ranks;
     for (size_t i = n; i + 1 < 2 * n; i++) {
         Member m = c->members[i];
-        if (m.rank < 0 || m.rank >= c->ranks || m.rank == c->rank) die(c, "world rank %d joins as rank %d", m.world, m.rank);
+        if (m.rank < 0 || m.rank >= c->ranks || m.rank == c->rank)
+            die(c, "world rank %d joins as rank %d", m.world, m.rank);
         c->members[(size_t)m.rank] = m;
     }
     for (int r = 0; r < c->ranks; r++)
         if (r != c->rank)
-            MUST(c, MPI_Send(c->members.data(), c->ranks * (int)sizeof(Member), MPI_BYTE, c->members[(size_t)r].world, TAGS_LIST + c->id.number % JOIN_TAGS,
-                             MPI_COMM_WORLD));
+            MUST(c, MPI_Send(c->members.data(), c->ranks * (int)sizeof(Member), MPI_BYTE, c->members[(size_t)r].world,
+                             TAGS_LIST + c->id.number % JOIN_TAGS, MPI_COMM_WORLD));
 }
 
 static void fail(ncclComm *c, ncclResult_t r, const char *text) {
@@ -139,12 +146,15 @@ static void fail(ncclComm *c, ncclResult_t r, const char *text) {
 static void finish_joining(ncclComm *c) {
     std::vector<int> world;
     MPI_Group everyone, members;
-    if (c->world == c->id.maker) tell_members(c);
-    else memcpy(c->members.data(), c->members.data() + c->ranks, (size_t)c->ranks * sizeof(Member));
+    if (c->world == c->id.maker)
+        tell_members(c);
+    else
+        memcpy(c->members.data(), c->members.data() + c->ranks, (size_t)c->ranks * sizeof(Member));
     for (int r = 0; r < c->ranks; r++) {
         world.push_back(c->members[(size_t)r].world);
         for (int q = 0; q < r; q++)
-            if (c->members[(size_t)q].device == c->members[(size_t)r].device) fail(c, ncclInvalidUsage, "Duplicate GPU detected");
+            if (c->members[(size_t)q].device == c->members[(size_t)r].device)
+                fail(c, ncclInvalidUsage, "Duplicate GPU detected");
     }
     MUST(c, MPI_Comm_group(MPI_COMM_WORLD, &everyone));
     MUST(c, MPI_Group_incl(everyone, c->ranks, world.data(), &members));
@@ -315,8 +325,14 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t c, ncclResult_t *error) {
 }
 
 const char *ncclGetErrorString(ncclResult_t r) {
-    static const char *const texts[] = {"no error", "unhandled cuda error", "unhandled system error", "internal error", "invalid argument",
-                                        "invalid usage", "remote process exited or there was a network error", "in progress"};
+    static const char *const texts[] = {"no error",
+                                        "unhandled cuda error",
+                                        "unhandled system error",
+                                        "internal error",
+                                        "invalid argument",
+                                        "invalid usage",
+                                        "remote process exited or there was a network error",
+                                        "in progress"};
     return texts[r];
 }
 const char *ncclGetLastError(ncclComm_t c) { return c ? c->text : ""; }
@@ -348,14 +364,17 @@ ncclResult_t ncclAllReduce(const void *from, void *to, size_t count, ncclDataTyp
                            cudaStream_t stream) {
     ncclResult_t r = meet(c, Word{REDUCE, type, op, 0, (int64_t)count, 0}, stream);
     if (r != ncclSuccess) return r;
-    MUST(c, MPI_Allreduce(from == to ? MPI_IN_PLACE : from, to, (int)count, mpi_type(type), op == ncclSum ? MPI_SUM : MPI_MAX, c->mpi));
+    MUST(c, MPI_Allreduce(from == to ? MPI_IN_PLACE : from, to, (int)count, mpi_type(type),
+                          op == ncclSum ? MPI_SUM : MPI_MAX, c->mpi));
     return done(c);
 }
-ncclResult_t ncclAllGather(const void *from, void *to, size_t count, ncclDataType_t type, ncclComm_t c, cudaStream_t stream) {
+ncclResult_t ncclAllGather(const void *from, void *to, size_t count, ncclDataType_t type, ncclComm_t c,
+                           cudaStream_t stream) {
     ncclResult_t r = meet(c, Word{GATHER, type, 0, 0, (int64_t)count, 0}, stream);
     if (r != ncclSuccess) return r;
     bool in_place = from == (const char *)to + (size_t)c->rank * count * bytes_of(type);
-    MUST(c, MPI_Allgather(in_place ? MPI_IN_PLACE : from, (int)count, mpi_type(type), to, (int)count, mpi_type(type), c->mpi));
+    MUST(c, MPI_Allgather(in_place ? MPI_IN_PLACE : from, (int)count, mpi_type(type), to, (int)count, mpi_type(type),
+                          c->mpi));
     return done(c);
 }
 ncclResult_t ncclBroadcast(const void *from, void *to, size_t count, ncclDataType_t type, int root, ncclComm_t c,

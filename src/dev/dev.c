@@ -61,6 +61,7 @@ enum status dev_open(const struct dev_options *o, struct dev **out) {
     TM_TRY(mem_alloc(&d, 1, sizeof *d));
     d->table = tables[o->backend];
     d->backend = o->backend;
+    d->profile = o->profile;
     d->threads = o->threads ? o->threads : omp_get_max_threads();
     d->next = UINT64_C(1) << 40;
     dev_counters_reset(d);
@@ -176,6 +177,10 @@ static double ops_gemm_k(const struct gemm_args *a) {
 
 static enum status count(struct dev *d, int op, double flops, double bytes, double began, enum status st) {
     struct dev_counter *c = &d->counter[op];
+    if (d->profile && st == TM_OK && d->table->sync) { /* what is queued has taken no time yet */
+        st = d->table->sync(d);
+        if (st != TM_OK) status_context(st, "operation %s: ", d->counter[op].name);
+    }
     c->calls++;
     c->flops += flops;
     c->bytes += bytes;

@@ -49,6 +49,7 @@ struct dev {
     const struct dev_table *table;
     enum dev_backend backend;
     int threads;
+    bool profile;            /* see dev_options */
     struct host_gemm *gemm;  /* host and guard */
     const struct leaf *leaf; /* host and guard */
     struct dev_block *block;
