@@ -106,12 +106,18 @@ CUDA_ARCHS ?= 80 90a 100a 120a
 CUDA_GPU   := $(wildcard /dev/nvidiactl /dev/dxg)
 CXX        ?= g++
 KERNELS    := $(sort $(wildcard kernels/*.cu))
+# NCCL, where its header is: without it ranks pass device memory on through the host. NCCL_HOME: the folder of its include and lib.
+NCCL_HOME  ?= $(CUDA_HOME)
+NCCL_H     := $(firstword $(wildcard $(addsuffix /nccl.h,$(NCCL_HOME)/include /usr/include)))
+NCCL_LIB   := $(firstword $(wildcard $(addsuffix /libnccl.so*,$(NCCL_HOME)/lib $(NCCL_HOME)/lib64 /usr/lib/*)))
+NCCL_FLAGS := $(if $(NCCL_H),$(if $(NCCL_LIB),-DTEMPER_NCCL=1 -isystem $(patsubst %/,%,$(dir $(NCCL_H)))))
+NCCL_LINK  := $(if $(NCCL_FLAGS),-Xlinker $(NCCL_LIB) -Xlinker -rpath=$(abspath $(dir $(NCCL_LIB))))
 # What both sides of the plugin's table were compiled from.
 CUDA_ABI   := $(shell cat src/dev/ops.def src/dev/ops.h src/dev/cuda_plugin.h | cksum | cut -d ' ' -f 1)
 CUDA_DEFS   = -DTEMPER_CUDA_ABI='"$(CUDA_ABI)"' -Isrc -Ikernels -MMD -MP
 # As for the host kernels: an fma only where the source has one. Warnings of the host compiler, the device compiler and ptxas are errors.
 NVCCFLAGS   = -std=c++17 -O3 -fmad=false -lineinfo -t0 $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
-              $(if $(filter 1,$(WERROR)),-Werror all-warnings) -Xcompiler -fPIC,-fvisibility=hidden,-Wall $(CUDA_DEFS)
+              $(if $(filter 1,$(WERROR)),-Werror all-warnings) -Xcompiler -fPIC,-fvisibility=hidden,-Wall $(CUDA_DEFS) $(NCCL_FLAGS)
 $(BUILD)/src/dev/cuda.o: CFLAGS_ALL += -DTEMPER_CUDA_ABI='"$(CUDA_ABI)"'
 $(BUILD)/src/dev/cuda.o: src/dev/ops.def src/dev/ops.h src/dev/cuda_plugin.h
 
@@ -119,7 +125,7 @@ cuda: build/cuda/libtemper_cuda.so ## build the CUDA plugin: make cuda [CUDA_ARC
 	@mkdir -p $(BUILD) && ln -sfn ../cuda/libtemper_cuda.so $(BUILD)/libtemper_cuda.so
 build/cuda/libtemper_cuda.so: $(KERNELS:kernels/%.cu=build/cuda/%.o)
 	@echo "  LINK  $@"
-	$(Q)$(NVCC) -shared -cudart static -o $@ $^
+	$(Q)$(NVCC) -shared -cudart static -o $@ $^ $(NCCL_LINK)
 build/cuda/%.o: kernels/%.cu build/cuda/flags
 	@mkdir -p $(@D)
 	@echo "  NVCC  $<"
@@ -144,12 +150,15 @@ endif
 EMUSAN     := $(if $(filter gcc%,$(notdir $(CC))),$(SAN))
 EMU        := build/emu$(if $(EMUSAN),-$(EMUSAN))
 EMUFLAGS    = -std=c++17 -O2 -g -ffp-contract=off -fPIC -fvisibility=hidden -Wall -Wextra -Wno-unknown-pragmas -Wno-missing-field-initializers \
-              $(if $(filter 1,$(WERROR)),-Werror) $(SANFLAGS.$(EMUSAN)) -isystem $(CUDA_HOME)/include $(CUDA_DEFS)
+              $(if $(filter 1,$(WERROR)),-Werror) $(SANFLAGS.$(EMUSAN)) -isystem $(CUDA_HOME)/include $(CUDA_DEFS) -DTEMPER_NCCL=1
+# NCCL is emulated over MPI.
+MPICXX     ?= mpicxx
+EMU_MPI     = OMPI_CXX=$(CXX) MPICH_CXX=$(CXX) $(MPICXX)
 EMULIBS    := $(patsubst kernels/%.cc,$(EMU)/%.o,$(sort $(wildcard kernels/emu/*.cc)))
 emu: $(EMU)/libtemper_cuda.so $(EMU)/planted ## build the plugin that runs the kernels on the CPU: make emu [SAN=tsan|asan|cov]
 $(EMU)/libtemper_cuda.so: $(KERNELS:kernels/%.cu=$(EMU)/%.o) $(EMULIBS)
 	@echo "  LINK  $@"
-	$(Q)$(CXX) -shared $(SANFLAGS.$(EMUSAN)) -o $@ $^
+	$(Q)$(EMU_MPI) -shared $(SANFLAGS.$(EMUSAN)) -o $@ $^
 $(EMU)/planted: $(EMU)/emu/planted.o $(EMU)/emu/fibers.o $(EMU)/emu/cudart.o $(EMU)/emu/streams.o
 	@echo "  LINK  $@"
 	$(Q)$(CXX) $(SANFLAGS.$(EMUSAN)) -o $@ $^
@@ -160,7 +169,7 @@ $(EMU)/%.o: kernels/%.cu $(EMU)/flags
 $(EMU)/emu/%.o: kernels/emu/%.cc $(EMU)/flags
 	@mkdir -p $(@D)
 	@echo "  CXX   $<"
-	$(Q)$(CXX) $(filter-out -fsanitize=thread,$(EMUFLAGS)) $(if $(filter tsan,$(EMUSAN)),-DCUEMU_TSAN) -c -o $@ $<
+	$(Q)$(EMU_MPI) -DOMPI_SKIP_MPICXX -DMPICH_SKIP_MPICXX $(filter-out -fsanitize=thread,$(EMUFLAGS)) $(if $(filter tsan,$(EMUSAN)),-DCUEMU_TSAN) -c -o $@ $<
 $(EMU)/flags: FORCE
 	@test -n "$(CUDA_HERE)" || { echo "emu: no CUDA headers here: set CUDA_HOME, or let scripts/setup --cuda bring them"; exit 1; }
 	@mkdir -p $(@D)

@@ -161,11 +161,10 @@ enum status dev_map(struct dev *d, dptr p, size_t bytes, void **host) {
 }
 enum status dev_unmap(struct dev *d, dptr p, size_t bytes, void *host) {
     struct dev_block *b;
-    (void)host;
     TM_TRY(find_block(d, "unmap", p, bytes, &b));
     if (!b->mapped) return TM_FAIL(TM_ERR_INTERNAL, "unmap: %s is not mapped", b->what);
     b->mapped--;
-    return d->table->unmap(d, b, p, bytes);
+    return d->table->unmap(d, b, p, bytes, host);
 }
 enum status dev_sync(struct dev *d) { return d->table->sync ? d->table->sync(d) : TM_OK; }
 
