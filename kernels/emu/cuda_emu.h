@@ -144,6 +144,7 @@ static inline int __syncthreads_and(int p) { return __syncthreads_count(!p) == 0
 template <class T> T __ldg(const T *p) { return *p; }
 template <class T> T __ldcs(const T *p) { return *p; }
 template <class T> void __stcs(T *p, T v) { *p = v; }
+template <class T> void __stcg(T *p, T v) { *p = v; }
 static inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 /* glibc declares __expf and friends itself: macros, after <cmath>. */
 #define __expf(x)    expf(x)
