@@ -71,10 +71,9 @@ unpack() { # Debian's packages into $work/root, and the surroundings that Open M
         if command -v dpkg-deb >/dev/null; then dpkg-deb -x "$d" "$root"; else (mkdir -p "$root" && cd "$root" && ar p "$d" data.tar.xz | tar xJ); fi
     done
     lib=$root/usr/lib/x86_64-linux-gnu
-    for d in mpirun orterun; do ln -sf orterun "$root/usr/bin/$d" 2>/dev/null || true; done
-    [ -e "$root/usr/bin/orterun" ] || ln -sf mpirun.openmpi "$root/usr/bin/mpirun"
-    export PATH=$root/usr/bin:$PATH OPAL_PREFIX=$root/usr OPAL_LIBDIR=$lib/openmpi/lib PMIX_INSTALL_PREFIX=$root/usr
-    export LD_LIBRARY_PATH=$lib:$lib/openblas-openmp:$lib/openmpi/lib:$lib/pmix2/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+    ln -sf orterun "$root/usr/bin/mpirun" # the name is an alternative of Debian's
+    export PATH=$root/usr/bin:$PATH OPAL_PREFIX=$root/usr OMPI_MCA_plm_rsh_agent=false PMIX_MCA_pcompress_base_silence_warning=1
+    export LD_LIBRARY_PATH=$lib:$root/lib/x86_64-linux-gnu:$lib/openblas-openmp:$lib/openmpi/lib:$lib/pmix2/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 }
 
 find_programs() { # $bin: built here where all is there, else the pack's
