@@ -104,11 +104,15 @@ CXX        ?= g++
 KERNELS    := $(sort $(wildcard kernels/*.cu))
 # What both sides of the plugin's table were compiled from.
 CUDA_ABI   := $(shell cat src/dev/ops.def src/dev/ops.h src/dev/cuda_plugin.h | cksum | cut -d ' ' -f 1)
+# cuBLASLt, where its header is: for products whose order of sums is free.
+CUBLAS_HOME ?= $(CUDA_HOME)
+CUBLASLT   := $(if $(wildcard $(CUBLAS_HOME)/include/cublasLt.h),1)
 CUDA_DEFS   = -DTEMPER_CUDA_ABI='"$(CUDA_ABI)"' -Isrc -Ikernels -MMD -MP
 # As for the host kernels: an fma only where the source has one.
-NVCCFLAGS   = -std=c++17 -O3 -fmad=false $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) -Xcompiler -fPIC,-fvisibility=hidden $(CUDA_DEFS)
+NVCCFLAGS   = -std=c++17 -O3 -fmad=false $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) -Xcompiler -fPIC,-fvisibility=hidden $(CUDA_DEFS) \
+              $(if $(CUBLASLT),-DTEMPER_CUBLASLT=1 -I$(CUBLAS_HOME)/include)
 EMUFLAGS    = -std=c++17 -O2 -g -ffp-contract=off -fPIC -fvisibility=hidden -Wall -Wextra -Wno-unknown-pragmas -Wno-missing-field-initializers \
-              $(SANFLAGS.$(SAN)) $(if $(SAN),-DCUEMU_SHARED_STATIC) -isystem $(CUDA_HOME)/include $(CUDA_DEFS)
+              $(SANFLAGS.$(SAN)) $(if $(SAN),-DCUEMU_SHARED_STATIC) -DTEMPER_CUBLASLT=1 -Ikernels/emu -isystem $(CUDA_HOME)/include $(CUDA_DEFS)
 EMU        := build/emu$(if $(SAN),-$(SAN))
 $(BUILD)/src/dev/cuda.o: CFLAGS_ALL += -DTEMPER_CUDA_ABI='"$(CUDA_ABI)"'
 $(BUILD)/src/dev/cuda.o build/cuda/plugin.o $(EMU)/plugin.o: src/dev/ops.def src/dev/ops.h src/dev/cuda_plugin.h
@@ -117,13 +121,14 @@ cuda: build/cuda/libtemper_cuda.so ## build the CUDA plugin: make cuda [CUDA_ARC
 	@mkdir -p $(BUILD) && ln -sfn ../cuda/libtemper_cuda.so $(BUILD)/libtemper_cuda.so
 build/cuda/libtemper_cuda.so: $(KERNELS:kernels/%.cu=build/cuda/%.o)
 	@echo "  LINK  $@"
-	$(Q)$(NVCC) -shared -cudart static -o $@ $^
+	$(Q)$(NVCC) -shared -cudart static -o $@ $^ \
+	    $(if $(CUBLASLT),-L$(CUBLAS_HOME)/lib64 -L$(CUBLAS_HOME)/lib -lcublasLt -Xlinker -rpath=$(CUBLAS_HOME)/lib64:$(CUBLAS_HOME)/lib)
 build/cuda/%.o: kernels/%.cu
 	@mkdir -p $(@D)
 	@echo "  NVCC  $<"
-	$(Q)$(NVCC) $(NVCCFLAGS) -DTEMPER_CUDA_BUILD='"sm $(CUDA_ARCHS)"' -c -o $@ $<
+	$(Q)$(NVCC) $(NVCCFLAGS) -DTEMPER_CUDA_BUILD='"sm $(CUDA_ARCHS); $(if $(CUBLASLT),cuBLASLt,no cuBLASLt: own products)"' -c -o $@ $<
 emu: $(EMU)/libtemper_cuda.so ## build the plugin that runs the kernels on the CPU (needs the toolkit's headers)
-$(EMU)/libtemper_cuda.so: $(KERNELS:kernels/%.cu=$(EMU)/%.o) $(EMU)/emu/fibers.o $(EMU)/emu/cudart.o
+$(EMU)/libtemper_cuda.so: $(KERNELS:kernels/%.cu=$(EMU)/%.o) $(EMU)/emu/fibers.o $(EMU)/emu/cudart.o $(EMU)/emu/cublaslt.o
 	@echo "  LINK  $@"
 	$(Q)$(CXX) -shared $(SANFLAGS.$(SAN)) -o $@ $^ -lpthread
 $(EMU)/%.o: kernels/%.cu

@@ -123,7 +123,7 @@ static __device__ __forceinline__ float begin(const struct gemm_plan &p, int64_t
     return p.accumulate && r < p.m && n < p.n ? p.c[r * p.ldc + n] : 0.0f;
 }
 
-static __global__ void __launch_bounds__(THREADS) bf16_tile_k(struct gemm_plan p, struct gemm_packed w, float *split) {
+static __global__ void __launch_bounds__(THREADS, 2) bf16_tile_k(struct gemm_plan p, struct gemm_packed w, float *split) {
     __shared__ __align__(128) uint16_t s[STAGES][2][TILE * GEMM_UNIT];
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, row = warp / 4 * 64, col = warp % 4 * 32;
     float x[64], wait[GEMM_WAITING][64];

@@ -28,9 +28,7 @@ static const struct {
 static const struct {
     int64_t m, n;
 } shapes[] = {{1, 1}, {1, 70}, {3, 33}, {16, 31}, {17, 5}, {33, 65}, {0, 3}, {3, 0}};
-static const struct {
-    int64_t m, n;
-} large[] = {{64, 64}, {65, 130}, {129, 257}, {13, 300}};
+static const struct { int64_t m, n; } large[] = {{64, 64}, {65, 130}, {129, 257}, {13, 300}};
 enum { KS = sizeof ks / sizeof *ks, SHAPES = sizeof shapes / sizeof *shapes, LARGE = sizeof large / sizeof *large };
 
 static bool same(struct dev *d, const struct prod *p) {
