@@ -20,50 +20,30 @@ struct span {
     const float *maxima;  /* of the blocks; NULL: taken here */
 };
 
-/* --- one scale for the whole tensor --------------------------------------------------------------------------------------- */
-CLONES static void fp8_plain(const float *x, float *y, int64_t n, float scale) {
-    SIMD for (int64_t i = 0; i < n; i++) y[i] = fake_fp8(x[i], scale, 0);
-}
-CLONES static void fp8_weight(const float *x, float *y, int64_t n, float scale) {
-    SIMD for (int64_t i = 0; i < n; i++) y[i] = fake_fp8(bf16_round(x[i]), scale, 1);
-}
-CLONES static void int8_plain(const float *x, float *y, int64_t n, float scale) {
-    SIMD for (int64_t i = 0; i < n; i++) y[i] = fake_int8(x[i], scale);
-}
-CLONES static void int8_weight(const float *x, float *y, int64_t n, float scale) {
-    SIMD for (int64_t i = 0; i < n; i++) y[i] = fake_int8(bf16_round(x[i]), scale);
-}
-static void row_fp8(const struct span *s) { (s->weight ? fp8_weight : fp8_plain)(s->x, s->y, s->n, s->scale); }
-static void row_int8(const struct span *s) { (s->weight ? int8_weight : int8_plain)(s->x, s->y, s->n, s->scale); }
-
-/* --- a scale for each block ----------------------------------------------------------------------------------------------- */
-/* The largest magnitude of a block as an integer: non-negative floats order as their bits do; NaN is passed over. */
-INLINE int32_t magnitude(float x) {
-    int32_t u = (int32_t)(bits_of(x) & 0x7fffffffu);
-    return u > 0x7f800000 ? 0 : u;
-}
-
-/* What the elements of a block are divided by, from its maximum (and the tensor's scale); and one element. */
+/* What elements are divided by, from their block's maximum and the tensor's scale; and one element. */
 typedef float (*step_rule)(float top, float scale);
-typedef float (*value_rule)(float x, float step);
+typedef float (*value_rule)(float x, float step, int weight);
 
+INLINE void elements(const float *x, float *y, int64_t n, float by, int weight, value_rule value) {
+    if (weight) {
+        SIMD for (int64_t i = 0; i < n; i++) y[i] = value(bf16_round(x[i]), by, 1);
+    } else {
+        SIMD for (int64_t i = 0; i < n; i++) y[i] = value(x[i], by, 0);
+    }
+}
 INLINE void one_block(const float *x, float *y, int64_t n, const float *top, float scale, int weight, step_rule step,
                       value_rule value) {
     int32_t m = 0;
     if (!top)
         for (int64_t i = 0; i < n; i++) {
-            int32_t u = magnitude(x[i]);
+            int32_t u = bits_magnitude(x[i]);
             m = u > m ? u : m;
         }
-    float t = top ? *top : bits_float((uint32_t)m), by = step(weight ? bf16_round(t) : t, scale);
-    if (weight) {
-        SIMD for (int64_t i = 0; i < n; i++) y[i] = value(bf16_round(x[i]), by);
-    } else {
-        SIMD for (int64_t i = 0; i < n; i++) y[i] = value(x[i], by);
-    }
+    float t = top ? *top : bits_float((uint32_t)m);
+    elements(x, y, n, step(weight ? bf16_round(t) : t, scale), weight, value);
 }
 /* Short blocks have loops of a known length: without that they are twice as slow. */
-INLINE void blocks(const struct span *s, int weight, step_rule step, value_rule value) {
+INLINE void each_block(const struct span *s, int weight, step_rule step, value_rule value) {
     const float *top = s->maxima;
     for (int64_t i = 0, len = size_min(s->first, s->n); i < s->n; i += len, len = size_min(s->block, s->n - i)) {
         if (len == 16)
@@ -75,38 +55,41 @@ INLINE void blocks(const struct span *s, int weight, step_rule step, value_rule 
         top = top ? top + 1 : NULL;
     }
 }
+INLINE void row(const struct span *s, int weight, int blocks, step_rule step, value_rule value) {
+    if (blocks)
+        each_block(s, weight, step, value);
+    else
+        elements(s->x, s->y, s->n, step(0.0f, s->scale), weight, value);
+}
 
-#define BLOCKS(name, of_top, of_x)                                                                     \
-    INLINE float step_##name(float top, float scale) {                                                 \
-        (void)top, (void)scale;                                                                        \
-        return of_top;                                                                                 \
-    }                                                                                                  \
-    INLINE float value_##name(float x, float step) { return of_x; }                                    \
-    CLONES static void row_##name(const struct span *s) {                                              \
-        s->weight ? blocks(s, 1, step_##name, value_##name) : blocks(s, 0, step_##name, value_##name); \
+/* The rows of quant.def as functions. */
+#define FQ(KIND, name, blocks, of_amax, of_top, of_x)                                                            \
+    static float tensor_##name(float amax) {                                                                     \
+        (void)amax;                                                                                              \
+        return of_amax;                                                                                          \
+    }                                                                                                            \
+    INLINE float step_##name(float top, float scale) {                                                           \
+        (void)top, (void)scale;                                                                                  \
+        return of_top;                                                                                           \
+    }                                                                                                            \
+    INLINE float value_##name(float x, float step, int weight) {                                                 \
+        (void)weight;                                                                                            \
+        return of_x;                                                                                             \
+    }                                                                                                            \
+    CLONES static void row_##name(const struct span *s) {                                                        \
+        s->weight ? row(s, 1, blocks, step_##name, value_##name) : row(s, 0, blocks, step_##name, value_##name); \
     }
-BLOCKS(fp8_block, scale_fp8(top), fake_fp8(x, step, 0))
-BLOCKS(int8_block, scale_int8(top), fake_int8(x, step))
-BLOCKS(int4_block, scale_int4(top), fake_int4(x, step))
-BLOCKS(nvfp4, scale_nvfp4_step(scale_nvfp4_block(top, scale), scale), fake_nvfp4(x, step))
-BLOCKS(mxfp4, e8m0_decode(scale_mxfp4(top)), fake_mxfp4(x, step))
-BLOCKS(mxfp8, e8m0_decode(scale_mxfp8(top)), fake_mxfp8(x, step))
+#include "dev/quant.def"
+#undef FQ
 
-/* How a row of each kind is done, and the scale of the tensor's maximum (NULL: it has none). */
 static const struct kind {
     void (*row)(const struct span *);
-    float (*scale)(float);
+    float (*scale)(float amax);
     int blocks;
 } kinds[FQ_KINDS] = {
-    [FQ_FP8] = {row_fp8, scale_fp8, 0},
-    [FQ_FP8_BLOCK] = {row_fp8_block, NULL, 1},
-    [FQ_INT8] = {row_int8, scale_int8, 0},
-    [FQ_INT8_BLOCK] = {row_int8_block, NULL, 1},
-    [FQ_INT4_BLOCK] = {row_int4_block, NULL, 1},
-    [FQ_NVFP4] = {row_nvfp4, scale_nvfp4_tensor, 1},
-    [FQ_NVFP4_A8] = {row_nvfp4, scale_nvfp4_a8_tensor, 1},
-    [FQ_MXFP4] = {row_mxfp4, NULL, 1},
-    [FQ_MXFP8] = {row_mxfp8, NULL, 1},
+#define FQ(KIND, name, blocks, of_amax, of_top, of_x) [FQ_##KIND] = {row_##name, tensor_##name, blocks},
+#include "dev/quant.def"
+#undef FQ
 };
 
 static enum status find_kind(const struct fake_quant_args *a, const struct kind **k) {
@@ -131,7 +114,7 @@ enum status host_fake_quant(struct dev *d, const struct fake_quant_args *a) {
     const float *x = host_f32(a->x), *amax = host_f32(a->amax), *maxima = host_f32(a->maxima);
     float *y = host_f32(a->y);
     int weight = a->round_bf16 != 0;
-    float scale = k->scale ? k->scale(weight ? bf16_round(*amax) : *amax) : 1.0f;
+    float top = amax ? *amax : 0.0f, scale = k->scale(weight ? bf16_round(top) : top);
 #pragma omp parallel for schedule(static) num_threads(d->threads) if (a->rows * a->cols >= PARALLEL_FROM)
     for (int64_t r = 0; r < a->rows; r++) {
         struct span s = {.x = x + r * a->ldx, .y = y + r * a->ldy, .n = a->cols, .scale = scale, .weight = weight};

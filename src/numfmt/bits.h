@@ -21,6 +21,11 @@ TM_HD float bits_float(uint32_t u) {
     return x;
 }
 TM_HD float bits_abs(float x) { return bits_float(bits_of(x) & 0x7fffffffu); }
+/* The magnitude as an integer, for maxima: non-negative floats order as their bits do. NaN gives 0: it is passed over. */
+TM_HD int32_t bits_magnitude(float x) {
+    int32_t u = (int32_t)(bits_of(x) & 0x7fffffffu);
+    return u > 0x7f800000 ? 0 : u;
+}
 /* |magnitude| with the sign bit of `sign`. */
 TM_HD float bits_sign(float magnitude, float sign) {
     return bits_float((bits_of(magnitude) & 0x7fffffffu) | (bits_of(sign) & 0x80000000u));

@@ -63,7 +63,6 @@ enum status stage_check_deck(const struct deck *d) {
                     {s->grid.ep > 1, "grid.ep (expert parallelism)"},
                     {s->grid.etp > 0, "grid.etp"},
                     {s->grid.pp_layout.n > 0, "grid.pp_layout"},
-                    {!strcmp(s->device.backend, "cuda"), "device.backend = \"cuda\""},
                     {s->teacher.ranks > 0 || s->teacher.grid.tp > 0 || s->teacher.grid.pp > 0 || s->teacher.grid.cp > 0,
                      "a grid of the teacher's own"},
                     {s->checkpoint.background, "checkpoint.background"},
@@ -129,6 +128,7 @@ static enum status open_device(struct stage_run *r) {
     struct dev_options o = {.backend = choose_backend(r->deck->device.backend),
                             .threads = (int)r->deck->device.threads,
                             .invariant = r->invariant,
+                            .profile = r->o.profile,
                             .kernel = getenv("TEMPER_KERNEL")}; /* tests: another instruction set, the same bits */
     if (o.threads == 0) o.threads = threads_here();
     if (o.backend == DEV_CUDA) TM_TRY(dev_cuda_devices(&n));
