@@ -52,8 +52,8 @@ else
     echo "# no $cc: no libraries made"
 fi
 
-if [ -e "$EMU/libtemper_cuda.so" ]; then
-    export TEMPER_CUDA_PLUGIN=$PWD/$EMU/libtemper_cuda.so CUEMU_DEVICES=0
+if [ -e "${EMU:-build/emu}/libtemper_cuda.so" ]; then
+    export TEMPER_CUDA_PLUGIN=$PWD/${EMU:-build/emu}/libtemper_cuda.so CUEMU_DEVICES=0
     serves_not "no device" "counting devices: no device"
     unset CUEMU_DEVICES
 else
