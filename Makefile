@@ -5,7 +5,7 @@ SHELL := /bin/bash
 
 # --- configuration ------------------------------------------------------------------------------------------------------
 # What scripts/configure found (`make configure` renews it). Targets that build nothing, or that install first, do without.
-BARE    := run run-smollm2 test test-all setup configure clean help lint format austen-text tsan
+BARE    := run run-smollm2 test test-all test-emu setup configure clean help lint format austen-text tsan cuda cuda-here emu
 ifneq ($(filter-out $(BARE),$(or $(MAKECMDGOALS),all)),)
 -include config.mk
 endif
@@ -14,7 +14,7 @@ ifeq ($(origin CC),default)
 CC      := gcc
 endif
 MPICC   ?= mpicc
-SAN     ?=#                     asan (address + undefined) | tsan
+SAN     ?=#                     asan (address + undefined) | tsan | cov (coverage)
 WERROR  ?= 1
 V       ?= 0
 prefix  ?= /usr/local
@@ -27,6 +27,7 @@ WARN    := -Wall -Wextra -Wpedantic -Wshadow -Wvla -Wstrict-prototypes -Wmissing
            -Wno-unknown-warning-option $(if $(filter 1,$(WERROR)),-Werror)
 SANFLAGS.asan := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 SANFLAGS.tsan := -fsanitize=thread
+SANFLAGS.cov  := --coverage
 # -ffp-contract=off: sums and products are what the source says; fma is written where it is meant.
 CFLAGS_ALL := -std=c11 -D_GNU_SOURCE $(OPT) -fPIC -fopenmp -ffp-contract=off -fno-math-errno -fno-trapping-math $(WARN) $(SANFLAGS.$(SAN)) \
               -Isrc -MMD -MP $(DEPS_CFLAGS) $(CFLAGS)
@@ -49,7 +50,7 @@ OBJ   := $(SRC:%.c=$(BUILD)/%.o)
 TESTC := $(sort $(wildcard tests/t[0-9]*.c tests/e2e-*.c)) # e2e-: programs that shell tests use
 TESTB := $(TESTC:tests/%.c=$(BUILD)/tests/%)
 
-all: $(BUILD)/temper ## build the program
+all: $(BUILD)/temper cuda-here ## build the program, and the CUDA plugin where a GPU and a toolkit are
 	@ln -sfn $(BUILD)/temper temper
 
 $(BUILD)/temper: $(BUILD)/src/main.o $(BUILD)/libtemper.a
@@ -97,49 +98,88 @@ run/austen-text/emma.txt:
 	cd run/austen-text && apt-get download r-cran-janeaustenr && cd ../.. && python3 scripts/austen.py run/austen-text/*.deb run/austen-text
 
 # --- the CUDA plugin: kernels/ compiled by nvcc, and by g++ over kernels/emu to run on the CPU ---------------------------
-CUDA_HOME  ?= $(firstword $(wildcard /usr/local/cuda /opt/cuda))
+# The toolkit: the system's, or what `scripts/setup --cuda` unpacked. The emulation needs its headers alone.
+CUDA_HOME  ?= $(firstword $(wildcard /usr/local/cuda /opt/cuda run/cuda/toolkit) $(patsubst %/bin/nvcc,%,$(shell command -v nvcc)))
+CUDA_HERE  := $(wildcard $(CUDA_HOME)/include/cuda_runtime_api.h)
 NVCC       ?= $(or $(wildcard $(CUDA_HOME)/bin/nvcc),nvcc)
 CUDA_ARCHS ?= 80 90a 100a 120a
+CUDA_GPU   := $(wildcard /dev/nvidiactl /dev/dxg)
 CXX        ?= g++
 KERNELS    := $(sort $(wildcard kernels/*.cu))
+# NCCL, where its header is: without it ranks pass device memory on through the host. NCCL_HOME: the folder of its include and lib.
+NCCL_HOME  ?= $(CUDA_HOME)
+NCCL_H     := $(firstword $(wildcard $(addsuffix /nccl.h,$(NCCL_HOME)/include /usr/include)))
+NCCL_LIB   := $(firstword $(wildcard $(addsuffix /libnccl.so*,$(NCCL_HOME)/lib $(NCCL_HOME)/lib64 /usr/lib/*)))
+NCCL_FLAGS := $(if $(NCCL_H),$(if $(NCCL_LIB),-DTEMPER_NCCL=1 -isystem $(patsubst %/,%,$(dir $(NCCL_H)))))
+NCCL_LINK  := $(if $(NCCL_FLAGS),-Xlinker $(NCCL_LIB) -Xlinker -rpath=$(abspath $(dir $(NCCL_LIB))))
 # What both sides of the plugin's table were compiled from.
 CUDA_ABI   := $(shell cat src/dev/ops.def src/dev/ops.h src/dev/cuda_plugin.h | cksum | cut -d ' ' -f 1)
 CUDA_DEFS   = -DTEMPER_CUDA_ABI='"$(CUDA_ABI)"' -Isrc -Ikernels -MMD -MP
-# As for the host kernels: an fma only where the source has one.
-NVCCFLAGS   = -std=c++17 -O3 -fmad=false $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) -Xcompiler -fPIC,-fvisibility=hidden $(CUDA_DEFS)
-EMUFLAGS    = -std=c++17 -O2 -g -ffp-contract=off -fPIC -fvisibility=hidden -Wall -Wextra -Wno-unknown-pragmas -Wno-missing-field-initializers \
-              $(SANFLAGS.$(SAN)) $(if $(SAN),-DCUEMU_SHARED_STATIC) -isystem $(CUDA_HOME)/include $(CUDA_DEFS)
-EMU        := build/emu$(if $(SAN),-$(SAN))
+# As for the host kernels: an fma only where the source has one. Warnings of the host compiler, the device compiler and ptxas are errors.
+NVCCFLAGS   = -std=c++17 -O3 -fmad=false -lineinfo -t0 $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
+              $(if $(filter 1,$(WERROR)),-Werror all-warnings) -Xcompiler -fPIC,-fvisibility=hidden,-Wall $(CUDA_DEFS) $(NCCL_FLAGS)
 $(BUILD)/src/dev/cuda.o: CFLAGS_ALL += -DTEMPER_CUDA_ABI='"$(CUDA_ABI)"'
-$(BUILD)/src/dev/cuda.o build/cuda/plugin.o $(EMU)/plugin.o: src/dev/ops.def src/dev/ops.h src/dev/cuda_plugin.h
+$(BUILD)/src/dev/cuda.o: src/dev/ops.def src/dev/ops.h src/dev/cuda_plugin.h
 
 cuda: build/cuda/libtemper_cuda.so ## build the CUDA plugin: make cuda [CUDA_ARCHS="80 90a"] [CUDA_HOME=dir]
 	@mkdir -p $(BUILD) && ln -sfn ../cuda/libtemper_cuda.so $(BUILD)/libtemper_cuda.so
 build/cuda/libtemper_cuda.so: $(KERNELS:kernels/%.cu=build/cuda/%.o)
 	@echo "  LINK  $@"
-	$(Q)$(NVCC) -shared -cudart static -o $@ $^
-build/cuda/%.o: kernels/%.cu
+	$(Q)$(NVCC) -shared -cudart static -o $@ $^ $(NCCL_LINK)
+build/cuda/%.o: kernels/%.cu build/cuda/flags
 	@mkdir -p $(@D)
 	@echo "  NVCC  $<"
 	$(Q)$(NVCC) $(NVCCFLAGS) -DTEMPER_CUDA_BUILD='"sm $(CUDA_ARCHS)"' -c -o $@ $<
-emu: $(EMU)/libtemper_cuda.so ## build the plugin that runs the kernels on the CPU (needs the toolkit's headers)
-$(EMU)/libtemper_cuda.so: $(KERNELS:kernels/%.cu=$(EMU)/%.o) $(EMU)/emu/fibers.o $(EMU)/emu/cudart.o
+build/cuda/flags: FORCE
+	@command -v $(NVCC) >/dev/null || { echo "cuda: no nvcc here: set CUDA_HOME, or let scripts/setup --cuda bring a toolkit"; exit 1; }
+	@mkdir -p $(@D)
+	@echo '$(NVCCFLAGS)' | cmp -s - $@ || echo '$(NVCCFLAGS)' > $@
+# What a plain `make` does: the plugin for the GPU that is here, or a line that says why there is none.
+cuda-here:
+ifeq ($(CUDA_HERE),)
+	@echo "cuda: no toolkit here: built for the host alone (make cuda after scripts/setup --cuda builds the plugin)"
+else ifeq ($(CUDA_GPU),)
+	@echo "cuda: no GPU here: built for the host alone (make cuda builds the plugin)"
+else
+	@arch=$$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -n 1 | tr -d .); \
+	case $$arch in 9?|1??) arch=$${arch}a ;; esac; \
+	$(MAKE) --no-print-directory cuda CUDA_ARCHS="$${arch:-$(CUDA_ARCHS)}"
+endif
+
+# The emulated plugin, with SAN of its own: a sanitizer's library is g++'s.
+EMUSAN     := $(if $(filter gcc%,$(notdir $(CC))),$(SAN))
+EMU        := build/emu$(if $(EMUSAN),-$(EMUSAN))
+EMUFLAGS    = -std=c++17 -O2 -g -ffp-contract=off -fPIC -fvisibility=hidden -Wall -Wextra -Wno-unknown-pragmas -Wno-missing-field-initializers \
+              $(if $(filter 1,$(WERROR)),-Werror) $(SANFLAGS.$(EMUSAN)) -isystem $(CUDA_HOME)/include $(CUDA_DEFS) -DTEMPER_NCCL=1
+# NCCL is emulated over MPI.
+MPICXX     ?= mpicxx
+EMU_MPI     = OMPI_CXX=$(CXX) MPICH_CXX=$(CXX) $(MPICXX)
+EMULIBS    := $(patsubst kernels/%.cc,$(EMU)/%.o,$(sort $(wildcard kernels/emu/*.cc)))
+emu: $(EMU)/libtemper_cuda.so $(EMU)/planted ## build the plugin that runs the kernels on the CPU: make emu [SAN=tsan|asan|cov]
+$(EMU)/libtemper_cuda.so: $(KERNELS:kernels/%.cu=$(EMU)/%.o) $(EMULIBS)
 	@echo "  LINK  $@"
-	$(Q)$(CXX) -shared $(SANFLAGS.$(SAN)) -o $@ $^ -lpthread
-$(EMU)/%.o: kernels/%.cu
+	$(Q)$(EMU_MPI) -shared $(SANFLAGS.$(EMUSAN)) -o $@ $^
+$(EMU)/planted: $(EMU)/emu/planted.o $(EMU)/emu/fibers.o $(EMU)/emu/cudart.o $(EMU)/emu/streams.o
+	@echo "  LINK  $@"
+	$(Q)$(CXX) $(SANFLAGS.$(EMUSAN)) -o $@ $^
+$(EMU)/%.o: kernels/%.cu $(EMU)/flags
 	@mkdir -p $(@D)
 	@echo "  EMU   $<"
 	$(Q)$(CXX) $(EMUFLAGS) -DTEMPER_CUDA_BUILD='"emulated on the CPU"' -x c++ -c -o $@ $<
-$(EMU)/emu/%.o: kernels/emu/%.cc
+$(EMU)/emu/%.o: kernels/emu/%.cc $(EMU)/flags
 	@mkdir -p $(@D)
 	@echo "  CXX   $<"
-	$(Q)$(CXX) $(filter-out -fsanitize=thread,$(EMUFLAGS)) $(if $(filter tsan,$(SAN)),-DCUEMU_TSAN) -c -o $@ $<
+	$(Q)$(EMU_MPI) -DOMPI_SKIP_MPICXX -DMPICH_SKIP_MPICXX $(filter-out -fsanitize=thread,$(EMUFLAGS)) $(if $(filter tsan,$(EMUSAN)),-DCUEMU_TSAN) -c -o $@ $<
+$(EMU)/flags: FORCE
+	@test -n "$(CUDA_HERE)" || { echo "emu: no CUDA headers here: set CUDA_HOME, or let scripts/setup --cuda bring them"; exit 1; }
+	@mkdir -p $(@D)
+	@echo '$(EMUFLAGS)' | cmp -s - $@ || echo '$(EMUFLAGS)' > $@
 -include $(wildcard build/cuda/*.d $(EMU)/*.d $(EMU)/emu/*.d)
 
 # --- running and testing ------------------------------------------------------------------------------------------------
 TESTS ?=
 
-.PHONY: all setup configure austen-text prove run run-smollm2 test test-all bench interop memcheck tsan lint format help info clean install cuda emu FORCE
+.PHONY: all setup configure austen-text prove run run-smollm2 test test-all test-emu bench interop memcheck tsan lint format help info clean install cuda cuda-here emu FORCE
 
 run: ## set up, build, and run the main job on $(NP) ranks
 	@scripts/setup
@@ -164,9 +204,16 @@ test-all: ## tier 2 too, then all of tier 1 with clang and with address and unde
 	@$(MAKE) --no-print-directory prove TIER=2
 	@command -v clang >/dev/null && $(MAKE) --no-print-directory prove CC=clang || echo "test-all: clang is not installed: skipped"
 	@$(MAKE) --no-print-directory prove SAN=asan
-prove: $(BUILD)/temper $(TESTB)
+# The emulated plugin is among what is tested where a toolkit's headers and a C++ compiler are.
+PROVE_EMU := $(and $(CUDA_HERE),$(shell command -v $(CXX)))
+prove: $(BUILD)/temper $(TESTB) $(if $(PROVE_EMU),emu)
 	@ln -sfn $(BUILD)/temper temper
-	@scripts/run-tests $(BUILD) $(or $(TIER),1) $(TESTS)
+	@EMU=$(EMU) scripts/run-tests $(BUILD) $(or $(TIER),1) $(TESTS)
+
+test-emu: ## the CUDA kernels on the CPU: orders of execution, races, bounds, planted bugs, coverage: make test-emu [TESTS=t241]
+	@scripts/setup
+	@$(MAKE) --no-print-directory $(BUILD)/temper $(TESTB)
+	@scripts/test-emu $(BUILD) $(TESTS)
 
 bench: all $(BUILD)/tests/bench-sgemm ## against PyTorch and ModelOpt: make bench PEER_PYTHON=python MODEL=dir [QUICK=1] [OTHERS=0.05] [ONLY=group,...]
 	@python3 scripts/bench.py --temper ./temper --sgemm $(BUILD)/tests/bench-sgemm --mpirun "$(MPIRUN)" --peer-python "$(PEER_PYTHON)" --model "$(MODEL)" \
@@ -188,7 +235,7 @@ tsan: ## a small deck on 2 ranks and 2 threads under ThreadSanitizer (packages c
 lint: ## layers, sizes, style, headers, shell scripts
 	@scripts/lint
 format: ## rewrite the sources with clang-format
-	@clang-format -i $$(git ls-files --cached --others --exclude-standard '*.c' '*.h')
+	@clang-format -i $$(git ls-files --cached --others --exclude-standard '*.c' '*.h' 'kernels/*.cu' 'kernels/*.cc')
 
 info: ## what this build uses
 	@echo "CC=$(CC) MPICC=$(MPICC) BUILD=$(BUILD) VERSION=$(VERSION)"; echo "DEPS_LIBS=$(DEPS_LIBS)"
@@ -199,6 +246,7 @@ clean: ## remove what was built
 install: $(BUILD)/temper ## install under $(DESTDIR)$(prefix)
 	install -d $(DESTDIR)$(prefix)/bin $(DESTDIR)$(prefix)/share/temper
 	install -m 755 $(BUILD)/temper $(DESTDIR)$(prefix)/bin/temper
+	[ ! -e build/cuda/libtemper_cuda.so ] || install -D -m 755 build/cuda/libtemper_cuda.so $(DESTDIR)$(prefix)/lib/temper/libtemper_cuda.so
 	cp -r inputs jobs $(DESTDIR)$(prefix)/share/temper/
 
 -include $(OBJ:.o=.d) $(TESTB:=.d) $(BUILD)/src/main.d

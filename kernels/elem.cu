@@ -1,72 +1,79 @@
-/* Element-wise operations: one thread an element, no order to keep. */
+/* Element-wise operations: no order to keep. All are bound by memory, with the bytes of ops.def. */
 #include "base/vmath.h"
-#include "gpu.h"
+#include "elem.h"
 
-static __global__ void add_k(const float *x, float *y, int64_t n) {
-    GPU_EACH(i, n) y[i] += x[i];
+struct add_one {
+    enum { ARRAYS = 2, READ = 3, WRITE = 2 };
+    __device__ void one(float *x) const { x[1] += x[0]; }
+};
+int gpu_add(struct cuda_gpu *g, const struct add_args *a) { return elem_run(g, "add", add_one{}, a->n, {a->x, a->y}); }
+
+struct fill_one {
+    enum { ARRAYS = 1, READ = 0, WRITE = 1 };
+    float value;
+    __device__ void one(float *x) const { x[0] = value; }
+};
+int gpu_fill(struct cuda_gpu *g, const struct fill_args *a) {
+    return elem_run(g, "fill", fill_one{a->value}, a->n, {a->y});
 }
-int gpu_add(struct cuda_gpu *g, const struct add_args *a) {
-    LAUNCH(add_k, gpu_blocks(a->n, GPU_THREADS), GPU_THREADS, 0, g->stream, gpu_f32(a->x), gpu_f32(a->y), a->n);
-    return gpu_launched("add");
+
+struct scale_one {
+    enum { ARRAYS = 1, READ = 1, WRITE = 1 };
+    float s;
+    __device__ void one(float *x) const { x[0] *= s; }
+};
+int gpu_scale(struct cuda_gpu *g, const struct scale_args *a) {
+    return elem_run(g, "scale", scale_one{a->s}, a->n, {a->y});
+}
+
+struct swiglu_fwd_one {
+    enum { ARRAYS = 3, READ = 3, WRITE = 4 };
+    __device__ void one(float *x) const { x[2] = x[0] / (1.0f + vmath_exp(-x[0])) * x[1]; }
+};
+int gpu_swiglu_fwd(struct cuda_gpu *g, const struct swiglu_fwd_args *a) {
+    return elem_run(g, "swiglu_fwd", swiglu_fwd_one{}, a->n, {a->g, a->u, a->y});
+}
+
+struct swiglu_bwd_one {
+    enum { ARRAYS = 5, READ = 7, WRITE = 24 };
+    __device__ void one(float *v) const {
+        float x = v[0], w = v[1], e = v[2], s = 1.0f / (1.0f + vmath_exp(-x));
+        v[3] = e * w * (s * (1.0f + x * (1.0f - s)));
+        v[4] = e * (x * s);
+    }
+};
+int gpu_swiglu_bwd(struct cuda_gpu *g, const struct swiglu_bwd_args *a) {
+    return elem_run(g, "swiglu_bwd", swiglu_bwd_one{}, a->n, {a->g, a->u, a->dy, a->dg, a->du});
 }
 
 int gpu_copy(struct cuda_gpu *g, const struct copy_args *a) {
     return gpu_check(cudaMemcpyAsync(gpu_ptr<void>(a->y), gpu_ptr<void>(a->x), a->bytes, cudaMemcpyDeviceToDevice, g->stream), "copy");
 }
 
-static __global__ void copy_rows_k(const float *x, float *y, struct copy_rows_args a) {
-    GPU_EACH(i, a.rows * a.cols) {
-        int64_t r = i / a.cols, c = i % a.cols;
-        y[r * a.ldy + c] = x[r * a.ldx + c];
-    }
+/* --- rows ----------------------------------------------------------------------------------------------------------------- */
+template <int W> static __global__ void copy_rows_k(const float *x, float *y, struct copy_rows_args a) {
+    GPU_EACH_ROW(r, a.rows)
+    GPU_EACH_COLUMN(j, a.cols / W) pack_store<W>(y + r * a.ldy + W * j, pack_load<W>(x + r * a.ldx + W * j));
 }
 int gpu_copy_rows(struct cuda_gpu *g, const struct copy_rows_args *a) {
-    LAUNCH(copy_rows_k, gpu_blocks(a->rows * a->cols, GPU_THREADS), GPU_THREADS, 0, g->stream, gpu_f32(a->x), gpu_f32(a->y), *a);
+    bool four = packs_fit({a->x.a, a->y.a, 4 * (uint64_t)a->cols, 4 * (uint64_t)a->ldx, 4 * (uint64_t)a->ldy});
+    row_grid k = row_grid_of(a->rows, four ? a->cols / 4 : a->cols);
+    LAUNCH(four ? copy_rows_k<4> : copy_rows_k<1>, k.grid, k.block, 0, g->stream, gpu_f32(a->x), gpu_f32(a->y), *a);
     return gpu_launched("copy_rows");
 }
 
-static __global__ void fill_k(float *y, int64_t n, float value) {
-    GPU_EACH(i, n) y[i] = value;
-}
-int gpu_fill(struct cuda_gpu *g, const struct fill_args *a) {
-    LAUNCH(fill_k, gpu_blocks(a->n, GPU_THREADS), GPU_THREADS, 0, g->stream, gpu_f32(a->y), a->n, a->value);
-    return gpu_launched("fill");
-}
-
-static __global__ void scale_k(float *y, int64_t n, float s) {
-    GPU_EACH(i, n) y[i] *= s;
-}
-int gpu_scale(struct cuda_gpu *g, const struct scale_args *a) {
-    LAUNCH(scale_k, gpu_blocks(a->n, GPU_THREADS), GPU_THREADS, 0, g->stream, gpu_f32(a->y), a->n, a->s);
-    return gpu_launched("scale");
-}
-
-static __global__ void bias_add_k(float *x, const float *bias, int64_t n, int64_t c) {
-    GPU_EACH(i, n) x[i] += bias[i % c];
-}
-int gpu_bias_add(struct cuda_gpu *g, const struct bias_add_args *a) {
-    LAUNCH(bias_add_k, gpu_blocks(a->rows * a->c, GPU_THREADS), GPU_THREADS, 0, g->stream, gpu_f32(a->x), gpu_f32(a->bias), a->rows * a->c, a->c);
-    return gpu_launched("bias_add");
-}
-
-static __global__ void swiglu_fwd_k(const float *gate, const float *u, float *y, int64_t n) {
-    GPU_EACH(i, n) y[i] = gate[i] / (1.0f + vmath_exp(-gate[i])) * u[i];
-}
-int gpu_swiglu_fwd(struct cuda_gpu *g, const struct swiglu_fwd_args *a) {
-    LAUNCH(swiglu_fwd_k, gpu_blocks(a->n, GPU_THREADS), GPU_THREADS, 0, g->stream, gpu_f32(a->g), gpu_f32(a->u), gpu_f32(a->y), a->n);
-    return gpu_launched("swiglu_fwd");
-}
-
-/* dg and du may be g and u: each element is read before it is written. */
-static __global__ void swiglu_bwd_k(const float *gate, const float *u, const float *dy, float *dg, float *du, int64_t n) {
-    GPU_EACH(i, n) {
-        float x = gate[i], e = dy[i], s = 1.0f / (1.0f + vmath_exp(-x)), w = u[i];
-        dg[i] = e * w * (s * (1.0f + x * (1.0f - s)));
-        du[i] = e * (x * s);
+template <int W> static __global__ void bias_add_k(float *x, const float *bias, struct bias_add_args a) {
+    GPU_EACH_ROW(r, a.rows)
+    GPU_EACH_COLUMN(j, a.c / W) {
+        pack<W> v = pack_load<W>(x + r * a.c + W * j), b = pack_load<W>(bias + W * j);
+#pragma unroll
+        for (int e = 0; e < W; e++) v.v[e] += b.v[e];
+        pack_store<W>(x + r * a.c + W * j, v);
     }
 }
-int gpu_swiglu_bwd(struct cuda_gpu *g, const struct swiglu_bwd_args *a) {
-    LAUNCH(swiglu_bwd_k, gpu_blocks(a->n, GPU_THREADS), GPU_THREADS, 0, g->stream, gpu_f32(a->g), gpu_f32(a->u), gpu_f32(a->dy), gpu_f32(a->dg),
-           gpu_f32(a->du), a->n);
-    return gpu_launched("swiglu_bwd");
+int gpu_bias_add(struct cuda_gpu *g, const struct bias_add_args *a) {
+    bool four = packs_fit({a->x.a, a->bias.a, 4 * (uint64_t)a->c});
+    row_grid k = row_grid_of(a->rows, four ? a->c / 4 : a->c);
+    LAUNCH(four ? bias_add_k<4> : bias_add_k<1>, k.grid, k.block, 0, g->stream, gpu_f32(a->x), gpu_f32(a->bias), *a);
+    return gpu_launched("bias_add");
 }

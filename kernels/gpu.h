@@ -19,6 +19,7 @@ struct cuda_gpu {
     void *work; /* work space of the kernels: gpu_work */
     size_t work_bytes;
     void *staging; /* pinned, GPU_STAGING bytes */
+    struct gemm_state *gemm; /* of gemm.cu */
 };
 
 enum { GPU_THREADS = 256, WARP = 32 };
@@ -37,6 +38,8 @@ static inline int gpu_launched(const char *op) { return gpu_check(cudaGetLastErr
 
 /* At least `bytes` of device memory, 256-byte aligned, undefined contents, valid until the next gpu_work. It grows and is kept. */
 int gpu_work(struct cuda_gpu *g, size_t bytes, void **out);
+
+void gpu_gemm_close(struct cuda_gpu *g); /* releases g->gemm, after the last product */
 
 #define OP(name, flops, bytes, doc) \
     __attribute__((weak)) int gpu_##name(struct cuda_gpu *g, const struct name##_args *a);

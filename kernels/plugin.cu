@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "base/status.h"
+#include "comm.h"
 #include "gpu.h"
 
 static thread_local char last_error[CUDA_TEXT];
@@ -43,6 +44,7 @@ static int info(int device, struct cuda_info *out) {
 
 static void close_gpu(struct cuda_gpu *g) {
     if (!g) return;
+    gpu_gemm_close(g);
     if (g->staging) (void)cudaFreeHost(g->staging);
     if (g->work) (void)cudaFree(g->work);
     if (g->stream) (void)cudaStreamDestroy(g->stream);
@@ -101,7 +103,8 @@ static int upload(struct cuda_gpu *g, uint64_t to, const void *from, size_t byte
     for (size_t at = 0; at < bytes; at += GPU_STAGING) {
         size_t n = bytes - at < GPU_STAGING ? bytes - at : GPU_STAGING;
         memcpy(g->staging, (const char *)from + at, n);
-        GPU_TRY(gpu_check(cudaMemcpyAsync((char *)(uintptr_t)to + at, g->staging, n, cudaMemcpyHostToDevice, g->stream), "copying to the device"));
+        GPU_TRY(gpu_check(cudaMemcpyAsync((char *)(uintptr_t)to + at, g->staging, n, cudaMemcpyHostToDevice, g->stream),
+                          "copying to the device"));
         GPU_TRY(sync(g));
     }
     return 0;
@@ -109,7 +112,9 @@ static int upload(struct cuda_gpu *g, uint64_t to, const void *from, size_t byte
 static int download(struct cuda_gpu *g, void *to, uint64_t from, size_t bytes) {
     for (size_t at = 0; at < bytes; at += GPU_STAGING) {
         size_t n = bytes - at < GPU_STAGING ? bytes - at : GPU_STAGING;
-        GPU_TRY(gpu_check(cudaMemcpyAsync(g->staging, (const char *)(uintptr_t)from + at, n, cudaMemcpyDeviceToHost, g->stream), "copying from the device"));
+        GPU_TRY(gpu_check(cudaMemcpyAsync(g->staging, (const char *)(uintptr_t)from + at, n, cudaMemcpyDeviceToHost,
+                                          g->stream),
+                          "copying from the device"));
         GPU_TRY(sync(g));
         memcpy((char *)to + at, g->staging, n);
     }
@@ -118,7 +123,7 @@ static int download(struct cuda_gpu *g, void *to, uint64_t from, size_t bytes) {
 
 static const struct cuda_plugin table = {
     .abi = TEMPER_CUDA_ABI,
-    .describe = TEMPER_CUDA_BUILD,
+    .describe = TEMPER_CUDA_BUILD COMM_BUILD,
     .error = error,
     .devices = devices,
     .info = info,
@@ -131,6 +136,25 @@ static const struct cuda_plugin table = {
     .upload = upload,
     .download = download,
     .sync = sync,
+#if TEMPER_NCCL
+    .comm_id = comm_id,
+    .comm_open = comm_open,
+    .comm_close = comm_close,
+    .comm_abort = comm_abort,
+    .comm_poll = comm_poll,
+    .comm_scratch = comm_scratch,
+    .comm_group_begin = comm_group_begin,
+    .comm_group_end = comm_group_end,
+    .comm_send = comm_send,
+    .comm_recv = comm_recv,
+    .comm_gather = comm_gather,
+    .comm_bcast = comm_bcast,
+    .comm_sum_one_nonzero = comm_sum_one_nonzero,
+    .comm_max = comm_max,
+    .comm_argmax = comm_argmax,
+    .comm_start = comm_start,
+    .comm_wait = comm_wait,
+#endif
 #define OP(name, flops, bytes, doc) .name = gpu_##name,
 #include "dev/ops.def"
 #undef OP

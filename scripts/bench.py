@@ -23,7 +23,7 @@ def arguments():
     p.add_argument("--quick", action="store_true", help="one round, fewer groups")
     p.add_argument("--rounds", type=int, default=0)
     p.add_argument("--others", type=float, default=0.05, help="share of the machine above which a sample is spoiled")
-    p.add_argument("--minutes", type=float, default=0, help="begin no new sample after so long; 0: 14, quick 2.5")
+    p.add_argument("--minutes", type=float, default=0, help="begin no new sample after so long; 0: 30, quick 2.5")
     p.add_argument("--only", default="", help="groups, comma separated")
     return p.parse_args()
 
@@ -89,7 +89,7 @@ def random_model(a):
     return os.path.join(folder, "hf")
 
 
-def groups_of(b, text):
+def groups_of(b, text, isa):
     """{group: {side: what runs it}}"""
     g = {}
     for dtype in ("fp32", "bf16"):
@@ -101,7 +101,7 @@ def groups_of(b, text):
                                  "calibrate on": calibrate["on"], "evaluate on": evaluate["on"]}
         if dtype == "bf16":
             del g["forward bf16"]["ceiling"]
-        for preset in ("fp8", "nvfp4"):
+        for preset in ("fp8", "nvfp4") if dtype == ("bf16" if "amx_bf16" in isa else "fp32") else ():  # what a user would choose there
             process = both(lambda p=preset, **k: b.process(p, **k))
             g[f"ptq {preset} {dtype}"] = {"peer": lambda p=preset, d=dtype: b.modelopt(p, {"fp32": "float32", "bf16": "bfloat16"}[d]), **process}
     step = dict(length=256, micro=2, batch=2, samples=0)
@@ -139,8 +139,9 @@ def rows_of(b):
               ("mfu", 4 * model_flops(b.model, 1, 256, True)), ">= 0.70")]
     for preset in ("fp8", "nvfp4"):
         for dtype in ("fp32", "bf16"):
+            group = f"ptq {preset} {dtype}"
             for mode in ("off", "on"):
-                group, barred = f"ptq {preset} {dtype}", dtype == "bf16" and mode == "off"
+                barred = dtype == "bf16" and mode == "off"
                 rows.append((f"{preset} PTQ + export, process, {dtype}, invariance {mode}", group, mode, "seconds", "peer", "seconds", "/", ">= 2.50" if barred else None))
             rows.append((f"  its peak memory, {dtype}", group, "off", "rss", "peer", "rss", "share", "<= 0.60" if dtype == "bf16" else None))
     for name, figure in (("checkpoint writing against a plain write", "save"), ("export against a plain write", "export"), ("model loading against a plain read", "load")):
@@ -280,18 +281,18 @@ def main():
         print("bench: PEER_PYTHON is not set: the peers are not measured", file=sys.stderr)
     peer = Peer(a.peer_python, model, machine.CORES)
     b = Bench(machine.run, os.path.abspath(a.temper), os.path.abspath(a.sgemm), a.mpirun, peer, model, a.folder, machine.CORES)
-    groups = groups_of(b, austen_text(a.folder, 4 if a.quick else 12))
+    groups = groups_of(b, austen_text(a.folder, 4 if a.quick else 12), about["isa"])
     if not os.path.exists(os.path.join(model, "tokenizer.json")):
         del groups["tokenizer"]
     if a.quick:
-        for name in ("grid", "files", "ptq fp8 fp32", "ptq fp8 bf16", "ptq nvfp4 fp32"):
+        for name in [x for x in groups if x in ("grid", "files") or x.startswith("ptq fp8")]:
             groups.pop(name)
         for side in ("kd 2 x 512", "kd 1 x 2048"):
             groups["memory fp32"].pop(side)
     if a.only:
         groups = {k: v for k, v in groups.items() if any(k.startswith(x) for x in a.only.split(","))}
     samples = Samples()
-    collect(a, groups, samples, start + 60 * (a.minutes or (2.5 if a.quick else 14)))
+    collect(a, groups, samples, start + 60 * (a.minutes or (2.5 if a.quick else 30)))
     peer.close()
     write(a, b, about, start, groups, samples, peer.versions)
 

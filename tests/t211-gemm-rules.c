@@ -1,6 +1,6 @@
 /* TEST ranks=1 backends=host tier=1 limit=120
  * What the host GEMM promises beyond single products: cuts of M, N, K and of segments do not show in the bits, a wrong order does;
- * host_gemm_tile from many threads; the values themselves against closed forms; refusals. */
+ * the values themselves against closed forms; refusals. */
 #include "tap.h"
 
 #include "gemm_ref.h"
@@ -135,37 +135,6 @@ static void test_zeros(void) {
     prod_free(&p);
 }
 
-/* Many callers at once, each with its own small product. */
-static void test_tile(void) {
-    enum { CASES = 48 };
-    static const int64_t sizes[] = {64, 16, 80, 1, 192, 37, 8, 128};
-    int bad = 0;
-    for (int acc = 0; acc < 2; acc++) {
-        struct prod p[CASES];
-        float *want[CASES], *got[CASES];
-        for (int i = 0; i < CASES; i++) {
-            const int64_t k[] = {0, i == 5 ? 0 : i == 7 ? 700 : sizes[(3 * i + 1) % 8]};
-            if (prod_init(&p[i], (enum gemm_layout)(i % 3), sizes[i % 8], sizes[(i / 3 + 2) % 8], 1, 1, k, i % 4, acc,
-                          false))
-                must(status_raise(TM_ERR_MEMORY, __FILE__, __LINE__, "no memory for case %d", i));
-            if (mem_alloc(&want[i], (size_t)p[i].c_elems, 4) || mem_alloc(&got[i], (size_t)p[i].c_elems, 4)) bad++;
-            prod_reference(&p[i], NULL, want[i]);
-            memcpy(got[i], p[i].c0, (size_t)p[i].c_elems * 4);
-        }
-#pragma omp parallel for num_threads(3) schedule(dynamic)
-        for (int i = 0; i < CASES; i++)
-            host_gemm_tile(g, p[i].a.layout, p[i].a.m, p[i].a.n, p[i].a.term[0].k[1], p[i].fa[0], p[i].a.term[0].lda,
-                           p[i].fb[0], p[i].a.term[0].ldb, got[i], p[i].a.ldc, acc);
-        for (int i = 0; i < CASES; i++) {
-            bad += memcmp(want[i], got[i], (size_t)p[i].c_elems * 4) != 0;
-            mem_free(&want[i]);
-            mem_free(&got[i]);
-            prod_free(&p[i]);
-        }
-    }
-    ok(bad == 0, "host_gemm_tile from 3 threads at once: %d products, %d differ from the definition", 2 * CASES, bad);
-}
-
 /* a_ik = r_i^k, b_jk = s_j^k: c_ij = (1 - (r_i s_j)^K) / (1 - r_i s_j), in fp64. Also through terms, bias and accumulation. */
 static void test_closed_form(struct host_gemm *h, const char *what, int terms, int accumulate) {
     enum { M = 33, N = 47, K = 300 };
@@ -246,7 +215,6 @@ int main(void) {
     test_chain();
     test_controls();
     test_zeros();
-    test_tile();
     const size_t bytes = mem_bytes();
     for (int terms = 1; terms <= 3; terms += 2)
         for (int accumulate = 0; accumulate < 2; accumulate++) {

@@ -1,4 +1,5 @@
 /* TEST ranks=1,2,3,4,8 backends=host tier=1 */
+/* TEST ranks=2 backends=cuda,cuda1 tier=1 */
 /* par/: the tree sum is bit-equal to a serial tree over the ranks' vectors, for any length and any set of present ranks; a ring is not. */
 #include <mpi.h>
 
@@ -53,7 +54,7 @@ static void one(int64_t n, uint64_t present) {
         if (!serial(0, par_size(), i, present, &want[i])) want[i] = 0.0f;
     }
     enum status st = dev_upload(dev, x, mine, (size_t)n * 4);
-    if (st == TM_OK) st = par_tree_sum(grid.world, dev, x, n, present);
+    if (st == TM_OK) st = par_tree_sum(grid.tp_group, dev, x, n, present);
     if (st == TM_OK) st = dev_download(dev, got, x, (size_t)n * 4);
     int64_t bad = st == TM_OK ? different(got, want, n) : n + 1;
     ok(bad == 0, "n = %lld, present %llx: %lld bits differ from the serial tree", (long long)n,
@@ -89,7 +90,7 @@ int main(int argc, char **argv) {
     setenv("OMPI_MCA_coll_tuned_allreduce_algorithm", "4", 1); /* 4 = ring */
     if (tap_mpi_start(&argc, &argv)) return 1;
     must(par_grid_create_all(par_size(), 1, 1, &grid));
-    must(tap_device(&dev));
+    tap_devices_all(&grid, &dev);
     must(dev_alloc(dev, "test", MAX_N * 4, &x));
     must(mem_alloc(&mine, MAX_N, 4));
     must(mem_alloc(&got, MAX_N, 4));
@@ -98,8 +99,8 @@ int main(int argc, char **argv) {
     if (par_size() == 4) ring();
     must(par_tree_sum(NULL, dev, x, 5, 0));
     dev_free(dev, &x);
-    dev_close(&dev);
     par_grid_destroy(&grid);
+    dev_close(&dev);
     mem_free(&mine);
     mem_free(&got);
     mem_free(&want);

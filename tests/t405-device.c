@@ -1,4 +1,5 @@
 /* TEST ranks=1,3,4 backends=host,guard tier=1 */
+/* TEST ranks=2,4 backends=cuda,cuda1 tier=1 */
 /* par/: maxima, argmax with ties, sums with one term, broadcast and gather over device memory. */
 #include "base/mem.h"
 #include "tap_mpi.h"
@@ -24,7 +25,7 @@ static void argmax(void) {
     int last = p - 1;
     must(dev_upload(dev, a, v, sizeof v));
     must(dev_upload(dev, b, i, sizeof i));
-    must(par_argmax(grid.world, dev, a, b, ROWS));
+    must(par_argmax(grid.tp_group, dev, a, b, ROWS));
     must(dev_download(dev, v, a, sizeof v));
     must(dev_download(dev, i, b, sizeof i));
     ok(v[0] == (float)last && i[0] == last, "argmax: largest value");
@@ -45,14 +46,14 @@ static void exact(void) {
     must(mem_alloc(&x, N, 4));
     for (int i = 0; i < N; i++) x[i] = i % p == r ? 0.1f * (float)(i + 1) : 0.0f;
     must(dev_upload(dev, a, x, N * 4));
-    must(par_sum_one_nonzero(grid.world, dev, a, N));
+    must(par_sum_one_nonzero(grid.tp_group, dev, a, N));
     must(dev_download(dev, x, a, N * 4));
     for (int i = 0; i < N; i++) right &= x[i] == 0.1f * (float)(i + 1);
     ok(right, "one term not zero: exact");
     for (int i = 0; i < N; i++) x[i] = (i % p == r ? 1.0f : -1.0f) * (float)(i % 1000) - 3.5f;
     x[5] = r == 0 ? NAN : INFINITY;
     must(dev_upload(dev, a, x, N * 4));
-    must(par_max_f32(grid.world, dev, a, N));
+    must(par_max_f32(grid.tp_group, dev, a, N));
     must(dev_download(dev, x, a, N * 4));
     ok(isnan(x[5]), "max: NaN wins over Inf");
     x[5] = 5 - 3.5f;
@@ -60,7 +61,7 @@ static void exact(void) {
     ok(right, "max in chunks");
     for (int i = 0; i < N; i++) x[i] = (float)(i ^ r);
     must(dev_upload(dev, a, x, N * 4));
-    must(par_bcast_dev(grid.world, dev, a, N * 4, p - 1));
+    must(par_bcast_dev(grid.tp_group, dev, a, N * 4, p - 1));
     must(dev_download(dev, x, a, N * 4));
     for (int i = 0; i < N; i++) right &= x[i] == (float)(i ^ (p - 1));
     ok(right, "broadcast from the last rank");
@@ -78,7 +79,7 @@ static void gather(bool in_place) {
     dptr from = in_place ? dptr_f32(b, before) : a;
     if (r == 1) from.a = 0;
     if (counts[r]) must(dev_upload(dev, from, mine, (size_t)counts[r] * 4));
-    must(par_allgatherv_f32(grid.world, dev, from, b, counts));
+    must(par_allgatherv_f32(grid.tp_group, dev, from, b, counts));
     must(dev_download(dev, all, b, sizeof all));
     bool right = true;
     for (int q = 0; q < p; q++)
@@ -89,7 +90,7 @@ static void gather(bool in_place) {
 int main(int argc, char **argv) {
     if (tap_mpi_start(&argc, &argv)) return 1;
     must(par_grid_create_all(par_size(), 1, 1, &grid));
-    must(tap_device(&dev));
+    tap_devices_all(&grid, &dev);
     must(dev_alloc(dev, "test", 4400000, &a));
     must(dev_alloc(dev, "test", 4400000, &b));
     argmax();
@@ -99,7 +100,7 @@ int main(int argc, char **argv) {
     must(par_max_f32(NULL, dev, a, 3));
     dev_free(dev, &a);
     dev_free(dev, &b);
-    dev_close(&dev);
     par_grid_destroy(&grid);
+    dev_close(&dev);
     return tap_mpi_done();
 }

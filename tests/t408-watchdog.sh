@@ -2,15 +2,7 @@
 # TEST ranks=3 tier=1 limit=60
 # The watchdog ends a job in which one rank never comes, within the deadline, with exit code 22, and names that rank. par_abort ends all.
 set -u
-n=0 bad=0
-ok() { # ok STATUS TEXT
-    n=$((n + 1))
-    if [ "$1" -eq 0 ]; then echo "ok $n - $2"; else
-        echo "not ok $n - $2"
-        bad=1
-        sed 's/^/#   /' <<<"$log" >&2
-    fi
-}
+. tests/tap.sh
 trial() { # trial RANK sleep|stop WHAT-THE-LOG-SAYS
     local start rc seconds
     start=$(date +%s%N)
@@ -36,5 +28,4 @@ for code in 15 75 0; do # 0 would look like success: an internal error (30) inst
     rc=$?
     ok $((rc != (code ? code : 30))) "par_abort($code): exit code $rc"
 done
-echo "1..$n"
-exit $bad
+finish

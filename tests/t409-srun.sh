@@ -2,25 +2,16 @@
 # TEST ranks=1 tier=1 limit=60
 # Processes that srun started as worlds of one rank are told so; an mpirun inside a job step, and a step of one task, are fine.
 set -u
-n=0 bad=0
-ok() { # ok STATUS TEXT
-    n=$((n + 1))
-    if [ "$1" -eq 0 ]; then echo "ok $n - $2"; else
-        echo "not ok $n - $2"
-        bad=1
-        sed 's/^/#   /' <<<"$out" >&2
-    fi
-}
+. tests/tap.sh
 program=$BUILD/tests/t400-coll
-out=$(SLURM_NTASKS=4 SLURM_STEP_ID=0 "$program" start 2>&1)
+log=$(SLURM_NTASKS=4 SLURM_STEP_ID=0 "$program" start 2>&1)
 ok $(($? != 1)) "four tasks, four worlds of one: refused"
-grep -q 'ERR_DECK: srun started 4 tasks, but MPI sees each as a world of one rank.*--mpi=pmix' <<<"$out"
+grep -q 'ERR_DECK: srun started 4 tasks, but MPI sees each as a world of one rank.*--mpi=pmix' <<<"$log"
 ok $? "with a hint"
-out=$(SLURM_NTASKS=4 SLURM_STEP_ID=0 SLURM_STEP_NUM_TASKS=1 "$program" start 2>&1)
+log=$(SLURM_NTASKS=4 SLURM_STEP_ID=0 SLURM_STEP_NUM_TASKS=1 "$program" start 2>&1)
 ok $? "a step of one task in a job of four"
-out=$(SLURM_NTASKS=4 "$program" start 2>&1)
+log=$(SLURM_NTASKS=4 "$program" start 2>&1)
 ok $? "a batch script that runs it without srun"
-out=$(SLURM_NTASKS=4 SLURM_STEP_ID=0 mpirun -np 1 "$program" start 2>&1)
+log=$(SLURM_NTASKS=4 SLURM_STEP_ID=0 mpirun -np 1 "$program" start 2>&1)
 ok $? "mpirun -np 1 inside a step"
-echo "1..$n"
-exit $bad
+finish

@@ -3,15 +3,7 @@
 # Stage convert: a tokenizer trained on text and the shards made with it, by hand-counted tokens; again = the same bytes; bad input.
 set -u
 export ASAN_OPTIONS=detect_leaks=0 # MPI keeps memory until the end of the process; ours is counted
-n=0 bad=0 log=
-ok() { # ok STATUS TEXT
-    n=$((n + 1))
-    if [ "$1" -eq 0 ]; then echo "ok $n - $2"; else
-        echo "not ok $n - $2"
-        bad=1
-        sed 's/^/#   /' <<<"$log" >&2
-    fi
-}
+. tests/tap.sh
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 run() { # run STATUS TEXT ARGUMENTS: temper on the deck ends with this exit code
@@ -78,5 +70,4 @@ says 'a\.txt: byte 2 \(0xff\)'
 ls "$dir"/run/tok/*.tmp >/dev/null 2>&1
 [ $? -ne 0 ] && [ -s "$dir/run/tok/tokenizer.json" ]
 ok $? "what was there is still there"
-echo "1..$n"
-exit $bad
+finish

@@ -2,19 +2,7 @@
 # TEST ranks=1,4 tier=1 limit=120
 # --plan against the run: memory class by class on every rank, bytes of checkpoints and of the export, FLOPs of a step.
 set -u
-n=0 bad=0 log=
-ok() { # ok STATUS TEXT
-    n=$((n + 1))
-    if [ "$1" -eq 0 ]; then echo "ok $n - $2"; else
-        echo "not ok $n - $2"
-        bad=1
-        sed 's/^/#   /' <<<"$log" | cut -c1-300 >&2
-    fi
-}
-is() { # is GOT WANT TEXT
-    [ -n "$2" ] && [ "$1" = "$2" ]
-    ok $? "$3 (got $1, want $2)"
-}
+. tests/tap.sh
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 grid='tp = 1; pp = 1;'
@@ -70,9 +58,10 @@ for s in train calibrate qat evaluate export; do
     saved=$(grep "stage=$s checkpoint" <<<"$run" | sed -E 's/.* bytes=([0-9]+) .*/\1/' | tail -n 1)
     [ -z "$saved" ] || is "$(of "$s" | sed -nE 's/.*a checkpoint \(([0-9]+) bytes\).*/\1/p')" "$saved" "$s: bytes of a checkpoint"
 done
-# The process: on so small a model mostly MPI and libraries, hence the wide bound; 3 % on real ones (make bench).
+# The process: on so small a model mostly MPI, libraries and what first use of them takes, so an upper bound that is not silly; within 3 % on
+# real ones (make bench).
 read -r planned used < <(grep 'stage=export memory process' <<<"$run" | sed -E 's/.*planned=([0-9.]+) used=([0-9.]+) MiB.*/\1 \2/')
-awk -v p="${planned:-0}" -v u="${used:-0}" 'BEGIN { exit !(p > 10 && u > 0.7 * p && u < 1.3 * p) }'
+awk -v p="${planned:-0}" -v u="${used:-0}" 'BEGIN { exit !(p > 10 && u < 1.05 * p && u > p - 32) }'
 ok $? "memory of the largest process, MiB: planned ${planned:-?}, used ${used:-?}"
 
 is "$(of export | sed -nE 's/.*\(([0-9]+) bytes\)/\1/p')" "$(stat -c %s "$dir"/run/export/*.safetensors)" "bytes of the exported file"
@@ -89,5 +78,4 @@ is $? 10 "a plan above device.memory_gib is refused"
 grep -q 'stage train needs 0.00[0-9]* GiB on a rank, and device.memory_gib = 0.0001' <<<"$log"
 ok $? "it says how much is needed"
 
-echo "1..$n"
-exit $bad
+finish

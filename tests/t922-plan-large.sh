@@ -2,19 +2,7 @@
 # TEST ranks=1 tier=1 limit=60
 # --plan of a 70B shape on 1024 ranks: numbers from the shape alone, quickly; refusals.
 set -u
-n=0 bad=0 log=
-ok() { # ok STATUS TEXT
-    n=$((n + 1))
-    if [ "$1" -eq 0 ]; then echo "ok $n - $2"; else
-        echo "not ok $n - $2"
-        bad=1
-        sed 's/^/#   /' <<<"$log" >&2
-    fi
-}
-is() { # is GOT WANT TEXT
-    [ "$1" = "$2" ]
-    ok $? "$3 (got $1, want $2)"
-}
+. tests/tap.sh
 deck=inputs/plan-llama-70b.cfg
 TIMEFORMAT=%U
 seconds=$({ time "$TEMPER" $deck --plan --as-ranks 1024 --rate 100 >/tmp/temper-plan-$$ 2>&1; } 2>&1)
@@ -62,5 +50,4 @@ refused 'expected a number of ranks' --plan --as-ranks many
 refused 'expected GFLOP/s of one rank' --plan --rate -3
 refused 'as-ranks goes with --plan' --as-ranks 64
 refused 'more pipeline stages than' --plan --set grid.pp=96
-echo "1..$n"
-exit $bad
+finish

@@ -38,9 +38,22 @@ static inline int tap_mpi_done(void) {
     return tap_done();
 }
 
-/* The device of this run: TEMPER_TEST_BACKEND, one thread. */
+/* The device of this run: TEMPER_TEST_BACKEND, one thread; of several GPUs the one of this rank. */
 static inline enum status tap_device(struct dev **out) {
     const char *name = getenv("TEMPER_TEST_BACKEND");
     enum dev_backend b = dev_backend_named(name);
-    return dev_open(&(struct dev_options){.backend = b, .threads = 1, .invariant = true}, out);
+    int n = 1;
+    if (b == DEV_CUDA) TM_TRY(dev_cuda_devices(&n));
+    return dev_open(
+        &(struct dev_options){.backend = b, .threads = 1, .device = par_local_rank() % n, .invariant = true}, out);
+}
+
+/* The same, and the grid knows it: with a GPU for each rank they have communicators of their own. */
+static inline void tap_devices_all(struct par_grid *g, struct dev **out) {
+    const char *devices = getenv("CUEMU_DEVICES");
+    enum status st = par_agree_all(tap_device(out));
+    if (st == TM_OK) st = par_grid_devices_all(g, *out, true, 20);
+    must(st);
+    bool own = dev_backend(*out) == DEV_CUDA && par_size() > 1 && devices && atoi(devices) >= par_size();
+    ok(par_grid_has_comms(g) == own, "the devices have %s", own ? "communicators of their own" : "none of their own");
 }

@@ -2,8 +2,8 @@
  *
  * What it finds that a run on a GPU may not: a missing __syncthreads (warps run on as far as they can; CUEMU_ORDER 1 and 2 and above
  * give other orders), barriers that not all reach, warp operations whose mask is wrong, uninitialised memory (filled with NaNs), launches
- * beyond the hardware's limits; with -fsanitize=thread races in shared memory, with -fsanitize=address every access out of bounds (both
- * want CUEMU_SHARED_STATIC). A kernel keeps three rules: LAUNCH, DYN_SHARED, and PTX only inside the wrappers of ptx.h. */
+ * beyond the hardware's limits; with -fsanitize=thread races in shared memory, with -fsanitize=address every access out of bounds. A
+ * kernel keeps three rules: LAUNCH, DYN_SHARED, and PTX only inside the wrappers of ptx.h. */
 #pragma once
 #define CUEMU 1
 #include <cmath>
@@ -11,100 +11,41 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
+#include <vector>
+
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_fp4.h>
 #include <cuda_fp8.h>
 #include <cuda_runtime_api.h>
-#include <functional>
-#include <vector>
 #include <vector_functions.h>
+
+#include "fibers.h"
+
 #undef __shared__
 #undef __constant__
 #undef __launch_bounds__
-#if defined( \
-    CUEMU_SHARED_STATIC) // sanitizer builds, one OS thread: a plain static gets redzones (ASan) and race checks (TSan)
-#define __shared__ static
-#else
-#define __shared__ static __thread
-#endif
+#define __shared__   static
 #define __constant__ static
 #define __launch_bounds__(...)
 #define LAUNCH(k, grid, block, smem, stream, ...) \
-    ::cuemu::launch((grid), (block), (smem), (stream), [=] { (k)(__VA_ARGS__); })
+    ::cuemu::launch((const void *)(k), (grid), (block), (smem), (stream), [=] { (k)(__VA_ARGS__); })
 #define DYN_SHARED(T, name) T *name = reinterpret_cast<T *>(::cuemu::cur_block()->dyn)
 
-namespace cuemu {
-enum { READY, BAR, WARP, DONE };
-struct WarpSlot {
-    uint32_t mask = 0, arrived = 0;
-    unsigned gen = 0;
-    uint64_t buf[2][32][4];
-    char sync[2];
-};
-struct Warp {
-    uint32_t exited = 0;
-    WarpSlot slot[8];
-};
-struct Copy {
-    void *d;
-    const void *s;
-    int n, group;
-};
-struct Fiber {
-    void *sp;
-    uint3 tid;
-    int state, lane, warp;
-    unsigned gen;
-    WarpSlot *ws;
-    char *stack;
-    std::vector<Copy> *cp;
-    int cpgroup;
-    void *tsan;
-};
-struct Block {
-    dim3 grid, dim;
-    uint3 idx;
-    unsigned char *dyn;
-    size_t ndyn;
-    int n, live, arrived;
-    unsigned gen;
-    int cur;
-    Fiber *f;
-    Warp *w;
-    int *order, *pos;
-    void *sched, *tsan;
-    const std::function<void()> *body;
-    int greedy;
-    char sync[2];
-};
-extern __thread Block *tl_block; // __thread: no initialisation guard, no wrapper call
-inline Block *cur_block() { return tl_block; }
-inline Fiber *cur() { return &tl_block->f[tl_block->cur]; }
-void yield(); // to the next runnable fiber
-void syncthreads();
-unsigned warp_sync(uint32_t mask, const void *in, int n,
-                   WarpSlot **ws); // deposits n bytes; returns the buffer's generation
-void launch(dim3 grid, dim3 block, size_t smem, cudaStream_t, const std::function<void()> &);
-[[noreturn]] void die(const char *fmt, ...);
-inline void *opaque(void *p) { return p; }
-
-template <class T> T shfl(uint32_t mask, T v, int src) {
-    static_assert(sizeof(T) <= 8, "shfl of more than 8 bytes");
-    WarpSlot *s;
-    unsigned g = warp_sync(mask, &v, sizeof v, &s);
-    if (!(mask >> (src & 31) & 1)) die("shfl reads lane %d, which is not in mask %08x", src, mask);
-    T r;
-    memcpy(&r, s->buf[g & 1][src & 31], sizeof r);
-    return r;
+/* cuda_runtime.h, which only nvcc can read, has this as a template too. */
+template <class T> cudaError_t cudaFuncSetAttribute(T *kernel, cudaFuncAttribute what, int value) {
+    return cudaFuncSetAttribute((const void *)kernel, what, value);
 }
-} // namespace cuemu
 
+/* --- where a thread is ---------------------------------------------------------------------------------------------- */
 #define threadIdx (::cuemu::cur()->tid)
 #define blockIdx  (::cuemu::cur_block()->idx)
 #define blockDim  (::cuemu::cur_block()->dim)
 #define gridDim   (::cuemu::cur_block()->grid)
 #define warpSize  32
+
+/* --- barriers and warp operations ----------------------------------------------------------------------------------- */
 static inline void __syncthreads() { ::cuemu::syncthreads(); }
 static inline void __syncwarp(unsigned m = 0xffffffffu) {
     ::cuemu::WarpSlot *s;
@@ -112,27 +53,32 @@ static inline void __syncwarp(unsigned m = 0xffffffffu) {
 }
 static inline void __threadfence() {}
 static inline void __threadfence_block() {}
-static inline int cuemu_seg(int lane, int src, int width, bool ok) {
-    (void)width;
-    return ok ? src : lane;
+template <class T> T cuemu_shfl(uint32_t mask, T v, int src) {
+    static_assert(sizeof(T) <= 8, "shfl of more than 8 bytes");
+    ::cuemu::WarpSlot *s;
+    unsigned gen = ::cuemu::warp_sync(mask, &v, sizeof v, &s);
+    if (!(mask >> (src & 31) & 1)) ::cuemu::die("shfl reads lane %d, which is not in mask %08x", src, mask);
+    T r;
+    memcpy(&r, s->buf[gen & 1][src & 31], sizeof r);
+    return r;
 }
 template <class T> T __shfl_sync(unsigned m, T v, int src, int w = 32) {
     int l = ::cuemu::cur()->lane;
-    return ::cuemu::shfl(m, v, (l & ~(w - 1)) | (src & (w - 1)));
+    return cuemu_shfl(m, v, (l & ~(w - 1)) | (src & (w - 1)));
 }
 template <class T> T __shfl_xor_sync(unsigned m, T v, int x, int w = 32) {
     int l = ::cuemu::cur()->lane, s = l ^ x;
-    return ::cuemu::shfl(m, v, (s & ~(w - 1)) > (l & ~(w - 1)) ? l : s);
+    return cuemu_shfl(m, v, (s & ~(w - 1)) > (l & ~(w - 1)) ? l : s);
 }
 template <class T> T __shfl_down_sync(unsigned m, T v, unsigned d, int w = 32) {
     int l = ::cuemu::cur()->lane, s = l + (int)d;
-    return ::cuemu::shfl(m, v, (l & (w - 1)) + (int)d >= w ? l : s);
+    return cuemu_shfl(m, v, (l & (w - 1)) + (int)d >= w ? l : s);
 }
 template <class T> T __shfl_up_sync(unsigned m, T v, unsigned d, int w = 32) {
     int l = ::cuemu::cur()->lane, s = l - (int)d;
-    return ::cuemu::shfl(m, v, (l & (w - 1)) < (int)d ? l : s);
+    return cuemu_shfl(m, v, (l & (w - 1)) < (int)d ? l : s);
 }
-template <class T, class F> T cuemu_wreduce(unsigned m, T v, F f) {
+template <class T, class F> T cuemu_reduce(unsigned m, T v, F f) {
     ::cuemu::WarpSlot *s;
     unsigned g = ::cuemu::warp_sync(m, &v, sizeof v, &s);
     bool first = true;
@@ -147,30 +93,20 @@ template <class T, class F> T cuemu_wreduce(unsigned m, T v, F f) {
     return r;
 }
 template <class T> T __reduce_add_sync(unsigned m, T v) {
-    return cuemu_wreduce(m, v, [](T a, T b) { return a + b; });
+    return cuemu_reduce(m, v, [](T a, T b) { return a + b; });
 }
 template <class T> T __reduce_max_sync(unsigned m, T v) {
-    return cuemu_wreduce(m, v, [](T a, T b) { return a > b ? a : b; });
+    return cuemu_reduce(m, v, [](T a, T b) { return a > b ? a : b; });
 }
 template <class T> T __reduce_min_sync(unsigned m, T v) {
-    return cuemu_wreduce(m, v, [](T a, T b) { return a < b ? a : b; });
+    return cuemu_reduce(m, v, [](T a, T b) { return a < b ? a : b; });
 }
 static inline unsigned __ballot_sync(unsigned m, int p) {
-    return cuemu_wreduce<unsigned>(m, p ? 1u << ::cuemu::cur()->lane : 0u,
-                                   [](unsigned a, unsigned b) { return a | b; });
+    return cuemu_reduce<unsigned>(m, p ? 1u << ::cuemu::cur()->lane : 0u, [](unsigned a, unsigned b) { return a | b; });
 }
 static inline int __any_sync(unsigned m, int p) { return __ballot_sync(m, p) != 0; }
 static inline int __all_sync(unsigned m, int p) { return __ballot_sync(m, !p) == 0; }
-static inline int __syncthreads_or(int p) {
-    __shared__ int r;
-    __syncthreads();
-    r = 0;
-    __syncthreads();
-    if (p) r = 1;
-    __syncthreads();
-    return r;
-}
-
+/* --- atomics, memory, numbers --------------------------------------------------------------------------------------- */
 template <class T, class F> T cuemu_rmw(T *p, F f) {
     T o, n;
     __atomic_load(p, &o, __ATOMIC_RELAXED);
@@ -193,12 +129,24 @@ template <class T> T atomicExch(T *p, T v) {
 template <class T> T atomicCAS(T *p, T c, T v) {
     return cuemu_rmw(p, [=](T o) { return o == c ? v : o; });
 }
+static inline int __syncthreads_count(int p) {
+    __shared__ int n;
+    __syncthreads();
+    __atomic_store_n(&n, 0, __ATOMIC_RELAXED);
+    __syncthreads();
+    if (p) atomicAdd(&n, 1);
+    __syncthreads();
+    return __atomic_load_n(&n, __ATOMIC_RELAXED);
+}
+static inline int __syncthreads_or(int p) { return __syncthreads_count(p) != 0; }
+static inline int __syncthreads_and(int p) { return __syncthreads_count(!p) == 0; }
+
 template <class T> T __ldg(const T *p) { return *p; }
 template <class T> T __ldcs(const T *p) { return *p; }
 template <class T> void __stcs(T *p, T v) { *p = v; }
 template <class T> void __stcg(T *p, T v) { *p = v; }
 static inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
-// glibc declares __expf and friends itself: macros, after <cmath>
+/* glibc declares __expf and friends itself: macros, after <cmath>. */
 #define __expf(x)    expf(x)
 #define __logf(x)    logf(x)
 #define __powf(x, y) powf(x, y)
@@ -209,16 +157,36 @@ static inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c);
 static inline int __popc(unsigned x) { return __builtin_popcount(x); }
 static inline int __clz(int x) { return x ? __builtin_clz((unsigned)x) : 32; }
 static inline int __ffs(int x) { return __builtin_ffs(x); }
-static inline unsigned __float_as_uint(float f) {
-    unsigned u;
-    memcpy(&u, &f, 4);
-    return u;
+static inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
+static inline int __clzll(long long x) { return x ? __builtin_clzll((unsigned long long)x) : 64; }
+static inline int __ffsll(long long x) { return __builtin_ffsll(x); }
+template <class To, class From> To cuemu_bits(From x) {
+    static_assert(sizeof(To) == sizeof(From), "a cast of bits between sizes");
+    To y;
+    memcpy(&y, &x, sizeof y);
+    return y;
 }
-static inline float __uint_as_float(unsigned u) {
-    float f;
-    memcpy(&f, &u, 4);
-    return f;
-}
+static inline unsigned __float_as_uint(float f) { return cuemu_bits<unsigned>(f); }
+static inline int __float_as_int(float f) { return cuemu_bits<int>(f); }
+static inline float __uint_as_float(unsigned u) { return cuemu_bits<float>(u); }
+static inline float __int_as_float(int i) { return cuemu_bits<float>(i); }
+static inline long long __double_as_longlong(double d) { return cuemu_bits<long long>(d); }
+static inline double __longlong_as_double(long long i) { return cuemu_bits<double>(i); }
+static inline float __fadd_rn(float a, float b) { return a + b; }
+static inline float __fmul_rn(float a, float b) { return a * b; }
+static inline float __fdiv_rn(float a, float b) { return a / b; }
+static inline float __fsqrt_rn(float a) { return sqrtf(a); }
+#define CUEMU_MIN_MAX(T)                                    \
+    static inline T min(T a, T b) { return a < b ? a : b; } \
+    static inline T max(T a, T b) { return a > b ? a : b; }
+CUEMU_MIN_MAX(int)
+CUEMU_MIN_MAX(unsigned)
+CUEMU_MIN_MAX(long)
+CUEMU_MIN_MAX(unsigned long)
+CUEMU_MIN_MAX(long long)
+CUEMU_MIN_MAX(unsigned long long)
+static inline float min(float a, float b) { return fminf(a, b); }
+static inline float max(float a, float b) { return fmaxf(a, b); }
 static inline int __dp4a(int a, int b, int c) {
     for (int i = 0; i < 4; i++) c += (int)(int8_t)(a >> 8 * i) * (int)(int8_t)(b >> 8 * i);
     return c;

@@ -1,6 +1,6 @@
 /* The CUDA backend: finds the plugin, opens a device with it, and passes memory, copies and operations on.
  *
- * Host access to device memory (dev_map) goes through pinned copies: one of a whole block is kept while it is mapped. */
+ * Host access to device memory (dev_map) goes through pinned copies of the mapped range; small ones are kept for the next map. */
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,10 +8,13 @@
 #include <unistd.h>
 
 #include "base/mem.h"
+#include "dev/comm.h"
 #include "dev/cuda_plugin.h"
 #include "dev/device.h"
 
 static const struct cuda_plugin *plugin; /* loaded once a process, never unloaded: NCCL and the driver keep threads */
+
+const struct cuda_plugin *cuda_plugin(void) { return plugin; }
 
 static enum status failed(int status) {
     return status ? TM_FAIL((enum status)status, "cuda: %s", plugin->error()) : TM_OK;
@@ -67,35 +70,78 @@ enum status dev_cuda_devices(int *n) {
     return *n > 0 ? TM_OK : TM_FAIL(TM_ERR_DEVICE, "cuda: the driver lists no device");
 }
 
-enum status cuda_open(struct dev *d, int device, bool invariant) {
-    struct cuda_info i;
+static enum status find_device(int device, struct cuda_info *out) {
     int n;
     TM_TRY(dev_cuda_devices(&n));
     if (device < 0 || device >= n)
         return TM_FAIL(TM_ERR_DEVICE, "cuda: device %d wanted, the driver lists %d", device, n);
-    TM_TRY(failed(plugin->info(device, &i)));
+    return failed(plugin->info(device, out));
+}
+
+enum status dev_cuda_address(int device, char *out) {
+    struct cuda_info i;
+    TM_TRY(find_device(device, &i));
+    memcpy(out, i.pci, sizeof i.pci);
+    return TM_OK;
+}
+
+const char *dev_address(const struct dev *d) { return d->address; }
+
+enum status cuda_open(struct dev *d, int device, bool invariant) {
+    struct cuda_info i;
+    TM_TRY(find_device(device, &i));
     TM_TRY(failed(plugin->open(device, invariant, &d->gpu)));
+    memcpy(d->address, i.pci, sizeof d->address);
     snprintf(d->describe, sizeof d->describe, "cuda: device %d, %s (sm_%d%d, %.1f GiB, PCI %s), %s", device, i.name,
              i.major, i.minor, (double)i.memory / (1 << 30), i.pci, plugin->describe);
     return TM_OK;
 }
 void cuda_close(struct dev *d) {
+    for (size_t i = 0; i < d->stagings; i++) (void)plugin->host_release(d->gpu, d->staging[i].p);
+    mem_free(&d->staging);
     if (d->gpu) plugin->close(d->gpu);
     d->gpu = NULL;
 }
 
-/* --- the table -------------------------------------------------------------------------------------------------------------- */
-static enum status cuda_alloc(struct dev *d, struct dev_block *b) {
-    TM_TRY(failed(plugin->alloc(d->gpu, b->bytes, &b->at)));
-    b->base_bytes = b->bytes;
+/* --- staging: pinning memory costs milliseconds, so what was pinned is used again ------------------------------------------------ */
+static const size_t STAGING_KEPT = 64 << 20; /* larger ones are given back at once */
+
+/* The smallest free one that is large enough, or a new one. */
+static enum status take_staging(struct dev *d, size_t bytes, void **out) {
+    struct dev_staging *best = NULL;
+    for (size_t i = 0; i < d->stagings; i++) {
+        struct dev_staging *s = &d->staging[i];
+        if (!s->used && s->bytes >= bytes && (!best || s->bytes < best->bytes)) best = s;
+    }
+    if (!best) {
+        TM_TRY(mem_grow(&d->staging, &d->staging_cap, d->stagings + 1, sizeof *d->staging));
+        best = &d->staging[d->stagings];
+        best->bytes = bytes;
+        TM_TRY(failed(plugin->host_alloc(d->gpu, bytes, &best->p)));
+        d->stagings++;
+    }
+    best->used = true;
+    *out = best->p;
     return TM_OK;
 }
-static void unpin(struct dev *d, struct dev_block *b) {
-    if (b->base) (void)plugin->host_release(d->gpu, b->base);
-    b->base = NULL;
+
+static void give_staging(struct dev *d, void *p) {
+    for (size_t i = 0; i < d->stagings; i++) {
+        struct dev_staging *s = &d->staging[i];
+        if (s->p != p) continue;
+        s->used = false;
+        if (s->bytes <= STAGING_KEPT) return;
+        (void)plugin->host_release(d->gpu, p);
+        *s = d->staging[--d->stagings];
+        return;
+    }
+}
+
+/* --- the table -------------------------------------------------------------------------------------------------------------- */
+static enum status cuda_alloc(struct dev *d, struct dev_block *b) {
+    return failed(plugin->alloc(d->gpu, b->bytes, &b->at));
 }
 static void cuda_release(struct dev *d, struct dev_block *b) {
-    unpin(d, b);
     (void)plugin->release(d->gpu, b->at); /* an error of the device comes again at the next sync */
 }
 static enum status cuda_upload(struct dev *d, struct dev_block *b, dptr dst, const void *src, size_t bytes) {
@@ -106,15 +152,17 @@ static enum status cuda_download(struct dev *d, struct dev_block *b, void *dst, 
     (void)b;
     return failed(plugin->download(d->gpu, dst, src.a, bytes));
 }
-/* The pinned copy is of the whole block (an arena's maps nest), page by page as it is touched. */
 static enum status cuda_map(struct dev *d, struct dev_block *b, dptr p, size_t bytes, void **host) {
-    if (!b->base) TM_TRY(failed(plugin->host_alloc(d->gpu, b->base_bytes, &b->base)));
-    *host = (char *)b->base + (p.a - b->at);
-    return failed(plugin->download(d->gpu, *host, p.a, bytes));
+    (void)b;
+    TM_TRY(take_staging(d, bytes, host));
+    enum status st = failed(plugin->download(d->gpu, *host, p.a, bytes));
+    if (st != TM_OK) give_staging(d, *host);
+    return st;
 }
-static enum status cuda_unmap(struct dev *d, struct dev_block *b, dptr p, size_t bytes) {
-    enum status st = failed(plugin->upload(d->gpu, p.a, (char *)b->base + (p.a - b->at), bytes));
-    if (!b->mapped) unpin(d, b);
+static enum status cuda_unmap(struct dev *d, struct dev_block *b, dptr p, size_t bytes, void *host) {
+    (void)b;
+    enum status st = failed(plugin->upload(d->gpu, p.a, host, bytes));
+    give_staging(d, host);
     return st;
 }
 static enum status cuda_sync(struct dev *d) { return failed(plugin->sync(d->gpu)); }

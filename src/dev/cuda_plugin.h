@@ -28,6 +28,14 @@ struct cuda_info {
     uint64_t memory, free_memory; /* bytes */
 };
 
+struct cuda_comm_options {
+    const void *id; /* CUDA_COMM_ID bytes */
+    int ranks, rank;
+    size_t scratch;    /* bytes of device memory that comes with it */
+    int side;          /* for comm_start alone: leave most of the device to the operations */
+    double deadline_s; /* of making and of ending it; 0 = none */
+};
+
 struct cuda_plugin {
     const char *abi;      /* TEMPER_CUDA_ABI of the build */
     const char *describe; /* "CUDA 13.0, sm_80 sm_90a; cuBLASLt 13.1; NCCL 2.28.9" or "emulated on the CPU" */
@@ -47,6 +55,32 @@ struct cuda_plugin {
     int (*upload)(struct cuda_gpu *g, uint64_t to, const void *from, size_t bytes);
     int (*download)(struct cuda_gpu *g, void *to, uint64_t from, size_t bytes);
     int (*sync)(struct cuda_gpu *g); /* waits, and tells errors of what was queued */
+
+    /* Communicators of the devices' own, between ranks with a device each. All entries are null in a plugin without NCCL.
+     * comm_open is collective over the ranks of `id`, which one of them made; the calls that queue are made by all in the same order. */
+    int (*comm_id)(void *id);
+    int (*comm_open)(struct cuda_gpu *g, const struct cuda_comm_options *o, struct cuda_comm **out);
+    void (*comm_close)(struct cuda_comm *c); /* waits for what was queued, or gives up at the deadline */
+    /* From any thread: end it, so that a transfer that waits for a lost peer ends too; and tell errors that came after the call, and
+     * for how many seconds the last transfer has been queued and is not done (0: it is). */
+    int (*comm_abort)(struct cuda_comm *c);
+    int (*comm_poll)(struct cuda_comm *c, double *seconds);
+    int (*comm_scratch)(struct cuda_comm *c, uint64_t *at, size_t *bytes);
+    /* Queued on the device's stream. Sends and receives between group_begin and group_end go together. */
+    int (*comm_group_begin)(struct cuda_comm *c);
+    int (*comm_group_end)(struct cuda_comm *c);
+    int (*comm_send)(struct cuda_comm *c, uint64_t x, size_t bytes, int to);
+    int (*comm_recv)(struct cuda_comm *c, uint64_t x, size_t bytes, int from);
+    int (*comm_gather)(struct cuda_comm *c, uint64_t mine, uint64_t out,
+                       size_t bytes); /* of each; mine may lie in out */
+    int (*comm_bcast)(struct cuda_comm *c, uint64_t x, size_t bytes, int root);
+    int (*comm_sum_one_nonzero)(struct cuda_comm *c, uint64_t x, int64_t n); /* float: one term that is not zero */
+    int (*comm_max)(struct cuda_comm *c, uint64_t x, int64_t n);             /* float, NaN wins */
+    int (*comm_argmax)(struct cuda_comm *c, uint64_t value, uint64_t index, int64_t n); /* as par_argmax */
+    /* A transfer beside the device's stream: it begins after what is queued there now; comm_wait lets what is queued there later
+     * wait for it, and takes *ticket back. */
+    int (*comm_start)(struct cuda_comm *c, int send, uint64_t x, size_t bytes, int peer, void **ticket);
+    int (*comm_wait)(struct cuda_comm *c, void *ticket);
 
 /* The operations of ops.def: queued. */
 #define OP(name, flops, bytes, doc) int (*name)(struct cuda_gpu * g, const struct name##_args *a);

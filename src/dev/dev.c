@@ -61,6 +61,7 @@ enum status dev_open(const struct dev_options *o, struct dev **out) {
     TM_TRY(mem_alloc(&d, 1, sizeof *d));
     d->table = tables[o->backend];
     d->backend = o->backend;
+    d->profile = o->profile;
     d->threads = o->threads ? o->threads : omp_get_max_threads();
     d->next = UINT64_C(1) << 40;
     dev_counters_reset(d);
@@ -160,11 +161,10 @@ enum status dev_map(struct dev *d, dptr p, size_t bytes, void **host) {
 }
 enum status dev_unmap(struct dev *d, dptr p, size_t bytes, void *host) {
     struct dev_block *b;
-    (void)host;
     TM_TRY(find_block(d, "unmap", p, bytes, &b));
     if (!b->mapped) return TM_FAIL(TM_ERR_INTERNAL, "unmap: %s is not mapped", b->what);
     b->mapped--;
-    return d->table->unmap(d, b, p, bytes);
+    return d->table->unmap(d, b, p, bytes, host);
 }
 enum status dev_sync(struct dev *d) { return d->table->sync ? d->table->sync(d) : TM_OK; }
 
@@ -177,6 +177,10 @@ static double ops_gemm_k(const struct gemm_args *a) {
 
 static enum status count(struct dev *d, int op, double flops, double bytes, double began, enum status st) {
     struct dev_counter *c = &d->counter[op];
+    if (d->profile && st == TM_OK && d->table->sync) { /* what is queued has taken no time yet */
+        st = d->table->sync(d);
+        if (st != TM_OK) status_context(st, "operation %s: ", d->counter[op].name);
+    }
     c->calls++;
     c->flops += flops;
     c->bytes += bytes;

@@ -21,6 +21,7 @@ struct dev_options {
     int threads;        /* OpenMP threads of this rank; 0 = all the process may use */
     int device;         /* cuda: which of dev_cuda_devices */
     bool invariant;     /* the GEMM keeps the leaf definition (one FMA chain); false: the fastest kernel there is */
+    bool profile;       /* an operation is done when it returns: its counter has the device's seconds */
     const char *kernel; /* NULL = best for this CPU; "portable", "avx2", "avx512": for tests */
 };
 

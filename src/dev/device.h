@@ -28,12 +28,19 @@ struct dev_table {
     enum status (*upload)(struct dev *d, struct dev_block *b, dptr dst, const void *src, size_t bytes);
     enum status (*download)(struct dev *d, struct dev_block *b, void *dst, dptr src, size_t bytes);
     enum status (*map)(struct dev *d, struct dev_block *b, dptr p, size_t bytes, void **host);
-    enum status (*unmap)(struct dev *d, struct dev_block *b, dptr p,
-                         size_t bytes); /* b->mapped says how many are left */
+    enum status (*unmap)(struct dev *d, struct dev_block *b, dptr p, size_t bytes,
+                         void *host);   /* b->mapped says how many are left */
     enum status (*sync)(struct dev *d); /* NULL: an operation is done when it returns */
 #define OP(name, flops, bytes, doc) enum status (*name)(struct dev * d, const struct name##_args *a);
 #include "dev/ops.def" // IWYU pragma: keep
 #undef OP
+};
+
+/* cuda: pinned host memory for one map. */
+struct dev_staging {
+    void *p;
+    size_t bytes;
+    bool used;
 };
 
 extern const struct dev_table dev_host, dev_guard, dev_plan, dev_cuda;
@@ -42,6 +49,7 @@ struct dev {
     const struct dev_table *table;
     enum dev_backend backend;
     int threads;
+    bool profile;            /* see dev_options */
     struct host_gemm *gemm;  /* host and guard */
     const struct leaf *leaf; /* host and guard */
     struct dev_block *block;
@@ -51,12 +59,17 @@ struct dev {
     size_t memory_cap;
     void *scratch; /* host and guard: work space of the threads, see host_scratch */
     size_t scratch_bytes;
-    struct cuda_gpu *gpu; /* cuda */
-    uint64_t next;        /* plan: the next address */
+    struct cuda_gpu *gpu; /* cuda, as the next three */
+    struct dev_staging *staging;
+    size_t stagings, staging_cap;
+    char address[32]; /* on the PCI bus */
+    uint64_t next;    /* plan: the next address */
     struct dev_counter counter[OP_COUNT];
     char describe[256];
 };
 
+/* cuda.c: the plugin, once it is loaded. */
+const struct cuda_plugin *cuda_plugin(void);
 /* cuda.c: open device number `device` for d, and close it. */
 enum status cuda_open(struct dev *d, int device, bool invariant);
 void cuda_close(struct dev *d);

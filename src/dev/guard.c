@@ -74,8 +74,8 @@ static enum status hide_all(const struct dev *d, enum status st) {
 #include "dev/ops.def" // IWYU pragma: keep
 #undef OP
 
-static enum status guard_unmap(struct dev *d, struct dev_block *b, dptr p, size_t bytes) {
-    (void)d, (void)p, (void)bytes;
+static enum status guard_unmap(struct dev *d, struct dev_block *b, dptr p, size_t bytes, void *host) {
+    (void)d, (void)p, (void)bytes, (void)host;
     return hide(b);
 }
 

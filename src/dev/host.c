@@ -33,8 +33,8 @@ static enum status host_map(struct dev *d, struct dev_block *b, dptr p, size_t b
     *host = host_f32(p);
     return TM_OK;
 }
-static enum status host_unmap(struct dev *d, struct dev_block *b, dptr p, size_t bytes) {
-    (void)d, (void)b, (void)p, (void)bytes;
+static enum status host_unmap(struct dev *d, struct dev_block *b, dptr p, size_t bytes, void *host) {
+    (void)d, (void)b, (void)p, (void)bytes, (void)host;
     return TM_OK;
 }
 

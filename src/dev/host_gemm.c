@@ -22,10 +22,6 @@ enum {
     WORK_B = GEMM_KC * GEMM_NB * 4, /* bytes */
     WORK_KEPT = GEMM_DEPTH * GEMM_MG * GEMM_NB * 4,
     RESIDENT = 384, /* rows of bf16 that may stay packed */
-    /* scratch of host_gemm_tile, on the stack */
-    TILE_ROWS = 28,
-    TILE_KC = 256,
-    TILE_NB = 64,
 };
 
 static enum status kernel_find(const char *name, const struct gemm_kernel **out) {
@@ -164,23 +160,4 @@ enum status host_gemm_run(struct host_gemm *g, const struct gemm_args *a) {
                    size_min(panels * (in + 1) / tn * nr, a->n), &w);
     }
     return TM_OK;
-}
-
-void host_gemm_tile(const struct host_gemm *g, enum gemm_layout layout, int64_t m, int64_t n, int64_t k, const float *a,
-                    int64_t lda, const float *b, int64_t ldb, float *c, int64_t ldc, int accumulate) {
-    _Alignas(64) float pa[TILE_ROWS * GEMM_LDA], pb[TILE_KC * TILE_NB];
-    const struct gemm_work w = {
-        .a = pa, .b = pb, .rows_a = TILE_ROWS, .kc = TILE_KC, .nb = TILE_NB, .elements_b = TILE_KC * TILE_NB};
-    const struct gemm_args args = {
-        .layout = layout,
-        .m = m,
-        .n = n,
-        .terms = 1,
-        .segments = 1,
-        .term = {{.a = {(uintptr_t)a}, .b = {(uintptr_t)b}, .lda = lda, .ldb = ldb, .k = {0, k}}},
-        .c = {(uintptr_t)c},
-        .ldc = ldc,
-        .accumulate = accumulate,
-    };
-    gemm_block(g->kernel, &args, 0, m, 0, n, &w);
 }

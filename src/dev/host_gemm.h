@@ -42,10 +42,3 @@ const char *host_gemm_describe(const struct host_gemm *g);
 /* The kernel that serves where the definition is kept, for tiles that the caller packs itself (host_gemm_kernel.h). */
 struct gemm_kernel;
 const struct gemm_kernel *host_gemm_kernel(const struct host_gemm *g);
-
-/* C[m,n] = (accumulate ? C : 0) continued by the one chain over k: a plain product of the caller's thread alone, with the same
- * definition and the same kernel, whatever `invariant` says. Meant for tiles of 16..256 in each direction (any size works).
- * May be called from many threads at once, inside an OpenMP region too; needs about 150 KiB of stack. Cannot fail: the caller
- * guarantees lda >= k (m for TN), ldb >= k for NT, else n, ldc >= n. */
-void host_gemm_tile(const struct host_gemm *g, enum gemm_layout layout, int64_t m, int64_t n, int64_t k, const float *a,
-                    int64_t lda, const float *b, int64_t ldb, float *c, int64_t ldc, int accumulate);

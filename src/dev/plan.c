@@ -25,8 +25,8 @@ static enum status plan_map(struct dev *d, struct dev_block *b, dptr p, size_t b
     (void)d, (void)p, (void)bytes, (void)host;
     return TM_FAIL(TM_ERR_INTERNAL, "map: %s has no memory under plan", b->what);
 }
-static enum status plan_unmap(struct dev *d, struct dev_block *b, dptr p, size_t bytes) {
-    (void)d, (void)b, (void)p, (void)bytes;
+static enum status plan_unmap(struct dev *d, struct dev_block *b, dptr p, size_t bytes, void *host) {
+    (void)d, (void)b, (void)p, (void)bytes, (void)host;
     return TM_OK;
 }
 

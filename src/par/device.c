@@ -1,4 +1,5 @@
-/* Collectives over device memory that are exact in any order: maxima, sums with one term, copies. */
+/* Collectives over device memory that are exact in any order: maxima, sums with one term, copies. The device's own communicator carries them
+ * where the group has one, MPI through mapped memory elsewhere. */
 #include <limits.h>
 #include <math.h>
 #include <string.h>
@@ -40,6 +41,7 @@ enum status par_sum_one_nonzero(struct par_group *g, struct dev *d, dptr x, int6
     void *host;
     if (nothing_to_do(g, d, n)) return TM_OK;
     struct call c = call_begin(KIND_one_nonzero, g, -1, n * 4);
+    if (g->comms.all) return call_end(&c, dev_comm_sum_one_nonzero(g->comms.all, x, n));
     enum status st = dev_map(d, x, (size_t)n * 4, &host);
     if (st == TM_OK) st = unmap(d, x, (size_t)n * 4, host, sum_in_place(g, host, n));
     return call_end(&c, st);
@@ -60,6 +62,7 @@ enum status par_max_f32(struct par_group *g, struct dev *d, dptr x, int64_t n) {
     void *host;
     if (nothing_to_do(g, d, n)) return TM_OK;
     struct call c = call_begin(KIND_max, g, -1, n * 4);
+    if (g->comms.all) return call_end(&c, dev_comm_max(g->comms.all, x, n));
     enum status st = dev_map(d, x, (size_t)n * 4, &host);
     if (st == TM_OK) st = unmap(d, x, (size_t)n * 4, host, max_in_place(g, host, n));
     return call_end(&c, st);
@@ -89,6 +92,7 @@ enum status par_argmax(struct par_group *g, struct dev *d, dptr value, dptr inde
     size_t bytes = (size_t)n * 4;
     if (nothing_to_do(g, d, n)) return TM_OK;
     struct call c = call_begin(KIND_argmax, g, -1, n * 8);
+    if (g->comms.all) return call_end(&c, dev_comm_argmax(g->comms.all, value, index, n));
     enum status st = dev_map(d, value, bytes, &v);
     if (st != TM_OK) return call_end(&c, st);
     st = dev_map(d, index, bytes, &i);
@@ -101,6 +105,7 @@ enum status par_bcast_dev(struct par_group *g, struct dev *d, dptr x, int64_t by
     if (nothing_to_do(g, d, bytes)) return TM_OK;
     TM_TRY(coll_check_root(g, root));
     struct call c = call_begin(KIND_bcast, g, root, bytes);
+    if (g->comms.all) return call_end(&c, dev_comm_bcast(g->comms.all, x, (size_t)bytes, root));
     enum status st = dev_map(d, x, (size_t)bytes, &host);
     if (st == TM_OK) st = unmap(d, x, (size_t)bytes, host, coll_bcast(g, host, bytes, root));
     return call_end(&c, st);
@@ -141,6 +146,32 @@ static enum status allgatherv_mapped(struct par_group *g, struct dev *d, dptr mi
     return unmap(d, out, bytes, to, st);
 }
 
+/* Parts of different lengths go as messages, each rank's to all others. */
+static enum status gather_messages(struct par_group *g, dptr mine, dptr out, const int64_t *counts) {
+    struct dev_comm *c = g->comms.all;
+    int64_t at = 0;
+    TM_TRY(dev_comm_group_begin(c));
+    for (int r = 0; r < g->size; at += counts[r++]) {
+        if (r == g->rank) continue;
+        if (counts[g->rank]) TM_TRY(dev_comm_send(c, mine, (size_t)counts[g->rank] * 4, r));
+        if (counts[r]) TM_TRY(dev_comm_recv(c, dptr_f32(out, at), (size_t)counts[r] * 4, r));
+    }
+    return dev_comm_group_end(c);
+}
+
+enum status comms_gather(struct par_group *g, struct dev *d, dptr mine, dptr out, const int64_t *counts) {
+    bool equal = true;
+    int64_t before = 0, own = counts[g->rank];
+    for (int r = 0; r < g->size; r++) {
+        if (r < g->rank) before += counts[r];
+        equal &= counts[r] == own;
+    }
+    if (equal) return dev_comm_gather(g->comms.all, mine, out, (size_t)own * 4);
+    if (own && mine.a != dptr_f32(out, before).a)
+        TM_TRY(dev_copy(d, &(struct copy_args){.x = mine, .y = dptr_f32(out, before), .bytes = (size_t)own * 4}));
+    return gather_messages(g, mine, out, counts);
+}
+
 enum status par_allgatherv_f32(struct par_group *g, struct dev *d, dptr mine, dptr out, const int64_t *counts) {
     int64_t total = 0;
     if (!g || dev_backend(d) == DEV_PLAN) return TM_OK;
@@ -151,5 +182,6 @@ enum status par_allgatherv_f32(struct par_group *g, struct dev *d, dptr mine, dp
         return dev_copy(d, &(struct copy_args){.x = mine, .y = out, .bytes = (size_t)total * 4});
     }
     struct call c = call_begin(KIND_allgather, g, -1, total * 4);
+    if (g->comms.all) return call_end(&c, comms_gather(g, d, mine, out, counts));
     return call_end(&c, allgatherv_mapped(g, d, mine, out, counts, total));
 }

@@ -24,6 +24,7 @@ static enum status group_fill(struct par_group *g) {
     size_t n = (size_t)g->size;
     TM_TRY(mem_alloc(&g->world_rank, n, sizeof *g->world_rank));
     TM_TRY(mem_alloc(&g->counts, 4 * n, sizeof *g->counts));
+    TM_TRY(mem_alloc(&g->lengths, n, sizeof *g->lengths));
     TM_TRY(mem_alloc(&g->rows, n, sizeof *g->rows));
     if (n > 1) TM_TRY(mem_alloc(&g->scratch, CHUNK_BYTES, 1));
     return find_world_ranks(g);
@@ -48,9 +49,11 @@ enum status group_create(MPI_Comm comm, const char *name, struct par_group **out
 void group_destroy(struct par_group **p) {
     struct par_group *g = *p;
     if (!g) return;
+    comms_close(g);
     MPI_Comm_free(&g->comm);
     mem_free(&g->world_rank);
     mem_free(&g->counts);
+    mem_free(&g->lengths);
     mem_free(&g->rows);
     mem_free(&g->scratch);
     mem_free(p);

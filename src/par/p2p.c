@@ -87,7 +87,14 @@ static enum status start_dev(struct par_group *g, struct dev *d, dptr x, int64_t
     if (i == PAR_MAX_REQUESTS)
         return TM_FAIL(TM_ERR_INTERNAL, "more than %d messages in flight over %s", PAR_MAX_REQUESTS, g->name);
     struct par_request *r = &g->request[i];
-    *r = (struct par_request){.dev = d, .x = x, .bytes = n, .peer = peer, .send = send};
+    *r =
+        (struct par_request){.dev = d, .x = x, .bytes = n, .peer = peer, .send = send, .comm = comms_to(g, peer, send)};
+    *out = i;
+    if (r->comm) {
+        TM_TRY(dev_comm_start(r->comm, send, x, (size_t)n, send ? COMM_RECEIVER : COMM_SENDER, &r->ticket));
+        r->used = true;
+        return TM_OK;
+    }
     if (n > 0) TM_TRY(dev_map(d, x, (size_t)n, &r->host));
     enum status st = start(g, r->host, n, peer, tag, send, &r->mpi);
     if (st != TM_OK) {
@@ -95,7 +102,6 @@ static enum status start_dev(struct par_group *g, struct dev *d, dptr x, int64_t
         return st;
     }
     r->used = true;
-    *out = i;
     return TM_OK;
 }
 
@@ -124,6 +130,10 @@ enum status par_wait(struct par_group *g, int request) {
         return TM_FAIL(TM_ERR_INTERNAL, "wait for message %d, which is not in flight", request);
     struct par_request *r = &g->request[request];
     struct call c = call_begin(KIND_wait, g, r->peer, 0);
+    if (r->comm) {
+        r->used = false;
+        return call_end(&c, dev_comm_wait(r->comm, r->ticket));
+    }
     enum status st = finish(g, &r->mpi, r->bytes, r->peer, !r->send), end = TM_OK;
     if (r->bytes > 0) end = dev_unmap(r->dev, r->x, (size_t)r->bytes, r->host);
     r->used = false;

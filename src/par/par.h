@@ -35,6 +35,7 @@ int par_rank(void);
 int par_size(void);
 int par_local_size(void); /* ranks on this host */
 int par_local_rank(void);
+int par_host(void); /* numbers the hosts: the lowest rank on this one */
 
 /* Sizes are checked: tp*cp*pp must divide the world (ERR_DECK names the deck keys). dp = what is left. Groups are made in one fixed order.
  * Destroy it on all ranks, before par_finish. */
@@ -42,6 +43,14 @@ enum status par_grid_create_all(int tp, int cp, int pp, struct par_grid *out);
 /* The grid of rank `rank` of a world that does not exist (for --plan --as-ranks): groups are NULL, sizes as given. No MPI. */
 enum status par_grid_imagine(int world, int rank, int tp, int cp, int pp, struct par_grid *out);
 void par_grid_destroy(struct par_grid *g);
+/* Tells the grid the device of its ranks. Where each has a GPU of its own, and the plugin has NCCL, the tp and dp groups and the neighbours
+ * in pp (a ring) get communicators of the devices' own, which then serve the calls on device memory below, queued: they return at once,
+ * and errors come at the device's next sync or from the watchdog. Else MPI serves, through mapped memory. `share` allows several ranks
+ * on one GPU; deadline_s bounds making and ending a communicator (0 = none). Errors, alike on all ranks: DEVICE (two ranks on one GPU,
+ * ranks of different backends), COMM, TIMEOUT. Call it at most once, before the calls on device memory; close d after the grid. */
+enum status par_grid_devices_all(struct par_grid *g, struct dev *d, bool share, double deadline_s);
+/* Whether devices' own communicators serve the grid. */
+bool par_grid_has_comms(const struct par_grid *g);
 int par_group_rank(const struct par_group *g);
 int par_group_size(const struct par_group *g);
 
@@ -80,7 +89,8 @@ enum status par_bcast_dev(struct par_group *g, struct dev *d, dptr x, int64_t by
  * its own place in `out`. */
 enum status par_allgatherv_f32(struct par_group *g, struct dev *d, dptr mine, dptr out, const int64_t *counts);
 
-/* Point to point between pipeline stages (device memory); `request` is completed by par_wait. At most PAR_MAX_REQUESTS in flight per group;
+/* Point to point between pipeline stages (device memory); `request` is completed by par_wait. Messages from one rank to another are received in
+ * the order in which they are sent, whatever their tags. At most PAR_MAX_REQUESTS in flight per group;
  * tag 0..PAR_MAX_TAG. x stays untouched until the wait. On a NULL group under the plan backend nothing is sent: *request = -1, which waits on NULL at once. Errors: COMM; INTERNAL (too many requests, a bad rank, tag or request). */
 enum { PAR_MAX_REQUESTS = 64, PAR_MAX_TAG = 32000 };
 enum status par_send_start(struct par_group *g, struct dev *d, dptr x, int64_t bytes, int to, int tag, int *request);

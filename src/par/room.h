@@ -3,6 +3,7 @@
 
 #include <mpi.h>
 
+#include "dev/comm.h"
 #include "par/channel.h"
 #include "par/par.h"
 
@@ -17,7 +18,7 @@ enum par_kind {
  * when the group is made, so that no collective allocates (a rank that fails to would strand the others). */
 enum { CHUNK_BYTES = 4 << 20, CHUNK_F32 = CHUNK_BYTES / 4 };
 /* Tags above PAR_MAX_TAG, for messages of this room itself. */
-enum { TAG_TREE = PAR_MAX_TAG + 1, TAG_BOX };
+enum { TAG_TREE = PAR_MAX_TAG + 1, TAG_BOX, TAG_ID };
 
 struct par_request {
     bool used, send;
@@ -27,16 +28,31 @@ struct par_request {
     int64_t bytes;
     void *host; /* mapped until the wait */
     int peer;
+    struct dev_comm *comm; /* which carries it; NULL: MPI */
+    void *ticket;
+};
+
+/* The communicators that the devices of a group have for themselves (comm.c). Neighbours on the ring of ranks have one for each direction,
+ * so that a message that waits holds up no other. */
+enum { NEXT, BEFORE, NEIGHBOURS };
+enum { COMM_SENDER, COMM_RECEIVER }; /* the ranks of a communicator of one direction */
+struct group_comms {
+    struct dev_comm *all;                                 /* of the whole group; NULL: MPI serves */
+    struct dev_comm *send[NEIGHBOURS], *recv[NEIGHBOURS]; /* NULL: MPI */
+    dptr scratch;                                         /* device memory of `all` */
+    int64_t chunk;                                        /* its size in floats */
 };
 
 struct par_group {
     const char *name; /* "world", "tp", ...: a literal */
     MPI_Comm comm;    /* owned */
     int rank, size;
-    int *world_rank; /* [size] */
-    int *counts;     /* [4 * size]: scratch for the v-collectives */
-    float **rows;    /* [size]: scratch of the local tree */
-    void *scratch;   /* CHUNK_BYTES; NULL in a group of one */
+    int *world_rank;  /* [size] */
+    int *counts;      /* [4 * size]: scratch for the v-collectives */
+    int64_t *lengths; /* [size]: scratch of comms_gather's callers */
+    float **rows;     /* [size]: scratch of the local tree */
+    void *scratch;    /* CHUNK_BYTES; NULL in a group of one */
+    struct group_comms comms;
     struct par_request request[PAR_MAX_REQUESTS];
 };
 
@@ -66,7 +82,16 @@ enum status coll_check_root(const struct par_group *g, int root);
 enum status p2p_send(struct par_group *g, const void *bytes, int64_t n, int to, int tag);
 enum status p2p_recv(struct par_group *g, void *bytes, int64_t n, int from, int tag);
 
+/* comm.c: close what a group has; which communicator carries messages to (send) or from rank `peer`, NULL: MPI. */
+void comms_close(struct par_group *g);
+struct dev_comm *comms_to(const struct par_group *g, int peer, bool send);
+/* device.c: gather counts[r] floats of rank r to all on g->comms.all, in rank order. */
+enum status comms_gather(struct par_group *g, struct dev *d, dptr mine, dptr out, const int64_t *counts);
+
 /* The watchdog's view (watchdog.c): what the main thread waits for. Both cost one branch while the watchdog is off. */
 void watch_enter(enum par_kind kind, const struct par_group *g, int peer);
 void watch_progress(void); /* an MPI call has returned: the clock starts again */
 void watch_leave(void);
+/* A device's own communicator to keep an eye on, from its opening to its closing; `g` names it. INTERNAL: too many. */
+enum status watch_comm(struct dev_comm *c, const struct par_group *g);
+void watch_comm_end(const struct dev_comm *c);

@@ -4,7 +4,9 @@
  * may be swapped, so any exchange that keeps the shape will do. Two are used:
  *   doubling   partners r and r ^ d swap whole vectors: few messages; for short vectors, and for two ranks of any length;
  *   slices     rank q gets slice q of all vectors, adds them as the tree, all gather the sums: 2 n (P - 1) / P floats per rank instead of
- *              n log2 P, and good for sizes that are no power of two. */
+ *              n log2 P, and good for sizes that are no power of two.
+ * Devices with a communicator of their own do the same on the device: two ranks swap, more gather short vectors whole (one transfer instead of
+ * log2 P, n (P - 1) floats) and cut long ones into slices; dev_tree_fold and dev_add are the sums. */
 #include <string.h>
 
 #include "base/fault.h"
@@ -98,10 +100,100 @@ static enum status tree_sum(struct par_group *g, float *x, int64_t n, uint64_t p
     return TM_OK;
 }
 
+/* ---- on the device ---- */
+
+/* Fold the rows of n floats at g->comms.scratch, one for each rank, as the tree; *sum <- the row that has it (some rank is present). */
+static enum status fold_device(struct par_group *g, struct dev *d, int64_t n, uint64_t present, dptr *sum) {
+    dptr rows = g->comms.scratch;
+    int p = g->size, *row = g->counts; /* where node i is; -1 = nothing */
+    bool everyone = true;
+    for (int r = 0; r < p; r++) {
+        row[r] = is_present(present, r) ? r : -1;
+        everyone &= row[r] >= 0;
+    }
+    *sum = rows;
+    if (everyone) return dev_tree_fold(d, &(struct tree_fold_args){.x = rows, .parts = p, .n = n});
+    for (int k = 1; k < p; k *= 2)
+        for (int i = 0; i + k < p; i += 2 * k) {
+            if (row[i] < 0) {
+                row[i] = row[i + k];
+            } else if (row[i + k] >= 0) {
+                TM_TRY(dev_add(d, &(struct add_args){.x = dptr_f32(rows, row[i + k] * n),
+                                                     .y = dptr_f32(rows, row[i] * n),
+                                                     .n = n}));
+            }
+        }
+    *sum = dptr_f32(rows, row[0] * n);
+    return TM_OK;
+}
+
+static enum status swap_device(struct par_group *g, struct dev *d, dptr x, int64_t n, uint64_t present) {
+    struct dev_comm *c = g->comms.all;
+    int other = 1 - g->rank;
+    bool mine = is_present(present, g->rank), theirs = is_present(present, other);
+    dptr in = mine ? g->comms.scratch : x;
+    TM_TRY(dev_comm_group_begin(c));
+    if (mine) TM_TRY(dev_comm_send(c, x, (size_t)n * 4, other));
+    if (theirs) TM_TRY(dev_comm_recv(c, in, (size_t)n * 4, other));
+    TM_TRY(dev_comm_group_end(c));
+    return mine && theirs ? dev_add(d, &(struct add_args){.x = in, .y = x, .n = n}) : TM_OK;
+}
+
+static enum status gather_device(struct par_group *g, struct dev *d, dptr x, int64_t n, uint64_t present) {
+    dptr sum;
+    TM_TRY(dev_comm_gather(g->comms.all, x, g->comms.scratch, (size_t)n * 4));
+    TM_TRY(fold_device(g, d, n, present, &sum));
+    return dev_copy(d, &(struct copy_args){.x = sum, .y = x, .bytes = (size_t)n * 4});
+}
+
+/* Each rank's slice q to row r of rank q. */
+static enum status deal_slices(struct par_group *g, struct dev *d, dptr x, int64_t n, int64_t width, uint64_t present) {
+    struct dev_comm *c = g->comms.all;
+    dptr rows = g->comms.scratch, own = dptr_f32(x, slice_lo(n, g->rank, g->size));
+    bool mine = is_present(present, g->rank);
+    if (mine && width)
+        TM_TRY(
+            dev_copy(d,
+                     &(struct copy_args){.x = own, .y = dptr_f32(rows, g->rank * width), .bytes = (size_t)width * 4}));
+    TM_TRY(dev_comm_group_begin(c));
+    for (int r = 0; r < g->size; r++) {
+        int lo = slice_lo(n, r, g->size), hi = slice_lo(n, r + 1, g->size);
+        if (r == g->rank) continue;
+        if (mine && hi > lo) TM_TRY(dev_comm_send(c, dptr_f32(x, lo), (size_t)(hi - lo) * 4, r));
+        if (is_present(present, r) && width) TM_TRY(dev_comm_recv(c, dptr_f32(rows, r * width), (size_t)width * 4, r));
+    }
+    return dev_comm_group_end(c);
+}
+
+static enum status slices_device(struct par_group *g, struct dev *d, dptr x, int64_t n, uint64_t present) {
+    int64_t width = slice_lo(n, g->rank + 1, g->size) - slice_lo(n, g->rank, g->size);
+    dptr sum = {0};
+    TM_TRY(deal_slices(g, d, x, n, width, present));
+    if (width) TM_TRY(fold_device(g, d, width, present, &sum));
+    for (int r = 0; r < g->size; r++) g->lengths[r] = slice_lo(n, r + 1, g->size) - slice_lo(n, r, g->size);
+    return comms_gather(g, d, sum, x, g->lengths);
+}
+
+static enum status tree_sum_device(struct par_group *g, struct dev *d, dptr x, int64_t n, uint64_t present) {
+    int64_t chunk = g->comms.chunk, slices = chunk / g->size * g->size; /* every slice of these fits its row */
+    if (!any_present(present, 0, g->size)) return dev_fill(d, &(struct fill_args){.y = x, .n = n, .value = 0});
+    bool gather = g->size > 2 && n <= SMALL_F32 && n * g->size <= chunk;
+    int64_t step = gather ? n : g->size == 2 ? chunk : slices;
+    for (int64_t at = 0; at < n; at += step) {
+        int64_t len = size_min(step, n - at);
+        dptr part = dptr_f32(x, at);
+        TM_TRY(g->size == 2 ? swap_device(g, d, part, len, present)
+               : gather     ? gather_device(g, d, part, len, present)
+                            : slices_device(g, d, part, len, present));
+    }
+    return TM_OK;
+}
+
 enum status par_tree_sum(struct par_group *g, struct dev *d, dptr x, int64_t n, uint64_t present) {
     void *host;
     if (!g || n == 0 || dev_backend(d) == DEV_PLAN || (g->size == 1 && is_present(present, 0))) return TM_OK;
     struct call c = call_begin(KIND_tree_sum, g, -1, n * 4);
+    if (g->comms.all) return call_end(&c, tree_sum_device(g, d, x, n, present));
     enum status st = dev_map(d, x, (size_t)n * 4, &host);
     if (st != TM_OK) return call_end(&c, st);
     st = tree_sum(g, host, n, present);

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -20,6 +21,7 @@
 
 static const double TURN_SECONDS = 3; /* mpirun needs 2 s to kill a rank that catches SIGTERM */
 enum { MAX_LINES = 64 };              /* of a report */
+enum { MAX_COMMS = 16, ABORT_SECONDS = 5 };
 
 struct peer {
     struct beat beat;
@@ -41,6 +43,16 @@ static struct {
     struct beat beat;
     double since, noted; /* since: 0 = in no communication */
 } here_ = {.beat = {.stage = "-", .operation = "-", .peer = -1, .step = -1}};
+
+/* The devices' own communicators. Their transfers are queued: the main thread goes on, and is in no communication while they wait. */
+static pthread_mutex_t comms_lock_ = PTHREAD_MUTEX_INITIALIZER; /* guards comms_ */
+static struct {
+    struct watched {
+        struct dev_comm *comm;
+        const struct par_group *group;
+    } comm[MAX_COMMS];
+    int n;
+} comms_;
 
 /* ---- the main thread's side ---- */
 
@@ -82,7 +94,64 @@ void watch_leave(void) {
     pthread_mutex_unlock(&lock_);
 }
 
+enum status watch_comm(struct dev_comm *c, const struct par_group *g) {
+    enum status st = TM_OK;
+    pthread_mutex_lock(&comms_lock_);
+    if (comms_.n < MAX_COMMS) {
+        comms_.comm[comms_.n++] = (struct watched){c, g};
+    } else {
+        st = TM_FAIL(TM_ERR_INTERNAL, "more than %d communicators of one device", MAX_COMMS);
+    }
+    pthread_mutex_unlock(&comms_lock_);
+    return st;
+}
+
+void watch_comm_end(const struct dev_comm *c) {
+    pthread_mutex_lock(&comms_lock_);
+    for (int i = 0; i < comms_.n; i++)
+        if (comms_.comm[i].comm == c) comms_.comm[i] = comms_.comm[--comms_.n];
+    pthread_mutex_unlock(&comms_lock_);
+}
+
 /* ---- the thread's side ---- */
+
+/* The transfer on the device that waits longest, if the main thread waits in nothing itself. */
+static enum status look_at_comms(struct beat *b) {
+    enum status st = TM_OK;
+    double most = 0, seconds;
+    pthread_mutex_lock(&comms_lock_);
+    for (int i = 0; i < comms_.n && st == TM_OK; i++) {
+        const struct par_group *g = comms_.comm[i].group;
+        st = dev_comm_poll(comms_.comm[i].comm, &seconds);
+        if (st != TM_OK) st = status_context(st, "group %s: ", g->name);
+        if (st != TM_OK || b->waited_s >= 0 || seconds <= most) continue;
+        most = seconds;
+        snprintf(b->waits_in, BEAT_TEXT, "a device transfer over %s (%d ranks)", g->name, g->size);
+    }
+    pthread_mutex_unlock(&comms_lock_);
+    if (most > 0) b->waited_s = most;
+    return st;
+}
+
+static void *abort_comms(void *unused) {
+    (void)unused;
+    pthread_mutex_lock(&comms_lock_);
+    for (int i = 0; i < comms_.n; i++) (void)dev_comm_abort(comms_.comm[i].comm);
+    pthread_mutex_unlock(&comms_lock_);
+    return NULL;
+}
+
+/* Ends this rank, and with it the job. Transfers that wait on the device are ended first: aborting may hang itself, so not for long. */
+_Noreturn static void end_job(enum status st) {
+    pthread_t thread;
+    struct timespec until;
+    log_error("watchdog: ending the job: %s (%d)", status_sentence(st), (int)st);
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += ABORT_SECONDS;
+    if (comms_.n > 0 && pthread_create(&thread, NULL, abort_comms, NULL) == 0)
+        (void)pthread_timedjoin_np(thread, NULL, &until);
+    _exit((int)st);
+}
 
 static struct beat own_beat(double now) {
     pthread_mutex_lock(&lock_);
@@ -174,7 +243,6 @@ static void report(int late, double now) {
             }
         }
     if (left) log_error("watchdog: and %d more ranks", left);
-    log_error("watchdog: ending the job: %s (%d)", status_sentence(TM_ERR_TIMEOUT), TM_ERR_TIMEOUT);
 }
 
 static void *run(void *unused) {
@@ -189,6 +257,11 @@ static void *run(void *unused) {
         while (channel_receive(&b))
             if (dog_.peer) dog_.peer[b.rank] = (struct peer){b, now};
         dog_.seen = own_beat(now);
+        enum status st = look_at_comms(&dog_.seen);
+        if (st != TM_OK) {
+            log_error("watchdog: %s", status_message());
+            end_job(st);
+        }
         if (now >= next) {
             channel_send(&dog_.seen);
             next = now + dog_.period;
@@ -201,7 +274,7 @@ static void *run(void *unused) {
         if (report_at <= 0) report_at = now + turn(now);
         if (now < report_at) continue;
         report(late, now);
-        _exit(TM_ERR_TIMEOUT);
+        end_job(TM_ERR_TIMEOUT);
     }
 }
 

@@ -8,7 +8,7 @@
 
 static struct {
     struct par_group *group;
-    int rank, size, local_rank, local_size;
+    int rank, size, host, local_rank, local_size;
 } world_ = {.size = 1, .local_size = 1};
 
 struct par_group *group_world(void) {
@@ -18,6 +18,7 @@ int par_rank(void) { return world_.rank; }
 int par_size(void) { return world_.size; }
 int par_local_size(void) { return world_.local_size; }
 int par_local_rank(void) { return world_.local_rank; }
+int par_host(void) { return world_.host; }
 
 static int env_int(const char *name) {
     const char *text = getenv(name);
@@ -32,14 +33,13 @@ static int srun_tasks(bool below_mpirun) {
     return step ? atoi(step) : env_int("SLURM_NTASKS");
 }
 
-/* Ranks on this host; *host = the lowest world rank among them, which numbers the machines. */
-static enum status find_local(struct par_group *w, int *host) {
+static enum status find_local(struct par_group *w) {
     MPI_Comm local;
-    *host = w->rank;
+    world_.host = w->rank;
     TRY_MPI(w, MPI_Comm_split_type(w->comm, MPI_COMM_TYPE_SHARED, w->rank, MPI_INFO_NULL, &local));
     TRY_MPI(w, MPI_Comm_rank(local, &world_.local_rank));
     TRY_MPI(w, MPI_Comm_size(local, &world_.local_size));
-    TRY_MPI(w, MPI_Bcast(host, 1, MPI_INT, 0, local));
+    TRY_MPI(w, MPI_Bcast(&world_.host, 1, MPI_INT, 0, local));
     TRY_MPI(w, MPI_Comm_free(&local));
     return TM_OK;
 }
@@ -47,7 +47,6 @@ static enum status find_local(struct par_group *w, int *host) {
 static enum status start_world(int provided, int tasks) {
     struct par_group early = {.name = "world", .size = 1};
     MPI_Comm comm;
-    int host;
     TRY_MPI(&early, MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN));
     TRY_MPI(&early, MPI_Comm_rank(MPI_COMM_WORLD, &world_.rank));
     TRY_MPI(&early, MPI_Comm_size(MPI_COMM_WORLD, &world_.size));
@@ -63,8 +62,8 @@ static enum status start_world(int provided, int tasks) {
                        (int)MPI_THREAD_FUNNELED);
     TRY_MPI(&early, MPI_Comm_dup(MPI_COMM_WORLD, &comm));
     TM_TRY(group_create(comm, "world", &world_.group));
-    TM_TRY(find_local(world_.group, &host));
-    return channel_exchange(world_.group, host);
+    TM_TRY(find_local(world_.group));
+    return channel_exchange(world_.group, world_.host);
 }
 
 /* More ranks than cores: a rank that waits must let the others run, or a step takes 20 times as long. Open MPI finds this out by itself
@@ -101,7 +100,7 @@ void par_finish(void) {
     }
     par_watchdog_stop();
     channel_close();
-    world_.rank = world_.local_rank = 0;
+    world_.rank = world_.host = world_.local_rank = 0;
     world_.size = world_.local_size = 1;
 }
 

@@ -128,6 +128,7 @@ static enum status open_device(struct stage_run *r) {
     struct dev_options o = {.backend = choose_backend(r->deck->device.backend),
                             .threads = (int)r->deck->device.threads,
                             .invariant = r->invariant,
+                            .profile = r->o.profile,
                             .kernel = getenv("TEMPER_KERNEL")}; /* tests: another instruction set, the same bits */
     if (o.threads == 0) o.threads = threads_here();
     if (o.backend == DEV_CUDA) TM_TRY(dev_cuda_devices(&n));

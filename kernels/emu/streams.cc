@@ -1,0 +1,108 @@
+/* The streams and events of the CUDA runtime, over streams.h. */
+#include "streams.h"
+
+#include <ctime>
+#include <mutex>
+#include <vector>
+
+using cuemu::Transfer;
+typedef std::vector<std::shared_ptr<Transfer>> Transfers;
+
+struct CUstream_st {
+    Transfers waits;
+};
+struct CUevent_st {
+    Transfers waits;
+    struct timespec at;
+};
+
+static std::mutex lock; /* another thread may ask for an event */
+static CUstream_st null_stream;
+static CUstream_st *of(cudaStream_t s) { return s ? s : &null_stream; }
+
+static void finish(const Transfers &list) {
+    for (auto &t : list)
+        if (!t->done) {
+            t->finish();
+            t->done = true;
+        }
+}
+
+/* What is under way of both. */
+static void merge(Transfers &to, const Transfers &from) {
+    for (auto &t : from)
+        if (!t->done) to.push_back(t);
+}
+
+void cuemu::stream_defer(cudaStream_t s, const std::shared_ptr<Transfer> &t) {
+    std::lock_guard<std::mutex> hold(lock);
+    of(s)->waits.push_back(t);
+}
+
+void cuemu::stream_ready(cudaStream_t s, const Transfer *next) {
+    Transfers now, later;
+    if (of(s)->waits.empty()) return;
+    for (auto &t : of(s)->waits) (next && t->comm == next->comm && t->send == next->send ? later : now).push_back(t);
+    finish(now);
+    std::lock_guard<std::mutex> hold(lock);
+    of(s)->waits = later;
+}
+
+extern "C" {
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned) {
+    *s = new CUstream_st();
+    return cudaSuccess;
+}
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t *s, unsigned flags, int) {
+    return cudaStreamCreateWithFlags(s, flags);
+}
+cudaError_t cudaStreamDestroy(cudaStream_t s) {
+    delete s;
+    return cudaSuccess;
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t s) {
+    cuemu::stream_ready(s);
+    return cudaSuccess;
+}
+cudaError_t cudaStreamQuery(cudaStream_t s) {
+    for (auto &t : of(s)->waits)
+        if (!t->done) return cudaErrorNotReady;
+    return cudaSuccess;
+}
+cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned) {
+    std::lock_guard<std::mutex> hold(lock);
+    merge(of(s)->waits, e->waits);
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned) {
+    *e = new CUevent_st();
+    return cudaSuccess;
+}
+cudaError_t cudaEventCreate(cudaEvent_t *e) { return cudaEventCreateWithFlags(e, 0); }
+cudaError_t cudaEventDestroy(cudaEvent_t e) {
+    delete e;
+    return cudaSuccess;
+}
+cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) {
+    std::lock_guard<std::mutex> hold(lock);
+    e->waits.clear();
+    merge(e->waits, of(s)->waits);
+    clock_gettime(CLOCK_MONOTONIC, &e->at);
+    return cudaSuccess;
+}
+cudaError_t cudaEventSynchronize(cudaEvent_t e) {
+    finish(e->waits);
+    return cudaSuccess;
+}
+cudaError_t cudaEventQuery(cudaEvent_t e) {
+    std::lock_guard<std::mutex> hold(lock);
+    for (auto &t : e->waits)
+        if (!t->done) return cudaErrorNotReady;
+    return cudaSuccess;
+}
+cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to) {
+    *ms = (float)((double)(to->at.tv_sec - from->at.tv_sec) * 1e3 + (double)(to->at.tv_nsec - from->at.tv_nsec) * 1e-6);
+    return cudaSuccess;
+}
+}

@@ -1,0 +1,153 @@
+/* TEST ranks=1 backends=cuda tier=1 limit=120 */
+/* Attention on the CUDA backend against the host, bit for bit: large and odd heads, groups, windows, documents, rows that see nothing,
+ * aligned and odd row distances, and caches of keys and values from short to long. */
+#include "attn_ref.h"
+
+struct problem {
+    int64_t b, t, hq, hkv, d, window;
+    int mask;
+    int64_t pad;    /* between rows: a multiple of 4 keeps them aligned */
+    int64_t t0, tk; /* forward only where tk > 0 */
+};
+
+static struct ops_run run(struct dev *d, const struct problem *p, uint64_t seed) {
+    struct ops_run r = {.d = d, .seed = seed, .bits_only = true};
+    const int64_t n = p->b * p->t, nk = p->b * (p->tk ? p->tk : p->t), nq = p->hq * p->d, nkv = p->hkv * p->d;
+    const int64_t ldq = nq + p->pad, ldk = nkv + p->pad, ldv = nkv + 2 * p->pad, ldo = nq + 2 * p->pad;
+    int32_t *first = ops_host(&r, (size_t)n, sizeof *first);
+    for (int64_t i = 0; i < n; i++) {
+        int32_t at = (int32_t)(p->t0 + i % p->t), len = (int32_t)(p->t0 + p->t);
+        first[i] = p->mask == 1 ? len * (int32_t)(i / p->t + 1) / 3 : p->mask == 2 ? at - at % 37 : 0;
+    }
+    dptr q = ops_put_f32(&r, ops_normal(&r, n * ldq, 1.5f), n * ldq);
+    dptr k = ops_put_f32(&r, ops_normal(&r, nk * ldk, 1.5f), nk * ldk);
+    dptr v = ops_put_f32(&r, ops_normal(&r, nk * ldv, 1), nk * ldv);
+    dptr g = ops_put_f32(&r, ops_normal(&r, n * ldo, 1), n * ldo);
+    dptr mask = p->mask ? ops_put(&r, first, (size_t)n * 4) : (dptr){0};
+    dptr o = ops_put_f32(&r, ops_normal(&r, n * ldo, 1), n * ldo), lse = ops_blank(&r, n * p->hq);
+    const float scale = (float)(1 / sqrt((double)p->d));
+    struct attn_fwd_args f = {
+        .q = q,
+        .k = k,
+        .v = v,
+        .o = o,
+        .lse = lse,
+        .first = mask,
+        .b = p->b,
+        .t = p->t,
+        .hq = p->hq,
+        .hkv = p->hkv,
+        .d = p->d,
+        .ldq = ldq,
+        .ldk = ldk,
+        .ldv = ldv,
+        .ldo = ldo,
+        .window = p->window,
+        .scale = scale,
+        .t0 = p->t0,
+        .tk = p->tk,
+    };
+    ops_must(dev_attn_fwd(d, &f));
+    ops_take(&r, o, NULL, n * ldo); /* what lies between the rows too: it must stay */
+    ops_take(&r, lse, NULL, n * p->hq);
+    if (p->tk) return r;
+    dptr dq = ops_put_f32(&r, ops_normal(&r, n * ldq, 1), n * ldq);
+    dptr dk = ops_put_f32(&r, ops_normal(&r, n * ldk, 1), n * ldk);
+    dptr dv = ops_put_f32(&r, ops_normal(&r, n * ldv, 1), n * ldv), delta = ops_blank(&r, n * p->hq);
+    struct attn_bwd_args b = {
+        .q = q,
+        .k = k,
+        .v = v,
+        .o = o,
+        .lse = lse,
+        .first = mask,
+        .dout = g,
+        .dq = dq,
+        .dk = dk,
+        .dv = dv,
+        .delta = delta,
+        .b = p->b,
+        .t = p->t,
+        .hq = p->hq,
+        .hkv = p->hkv,
+        .d = p->d,
+        .ldq = ldq,
+        .ldk = ldk,
+        .ldv = ldv,
+        .ldo = ldo,
+        .window = p->window,
+        .scale = scale,
+    };
+    ops_must(dev_attn_bwd(d, &b));
+    ops_take(&r, dq, NULL, n * ldq);
+    ops_take(&r, dk, NULL, n * ldk);
+    ops_take(&r, dv, NULL, n * ldv);
+    return r;
+}
+
+static void compare(struct dev *host, struct dev *cuda, const struct problem *p, uint64_t seed) {
+    struct ops_run a = run(host, p, seed), b = run(cuda, p, seed);
+    size_t at = 0;
+    while (at < a.n && a.n == b.n && !memcmp(a.out + at, b.out + at, sizeof *a.out)) at++;
+    ok(a.n == b.n && at == a.n && ops_canaries(&b),
+       "b %lld t %lld+%lld heads %lld/%lld d %lld window %lld mask %d pad %lld: the host's bits",
+       (long long)p->b, (long long)p->t0, (long long)p->t, (long long)p->hq, (long long)p->hkv, (long long)p->d,
+       (long long)p->window, p->mask, (long long)p->pad);
+    if (at < a.n) fprintf(stderr, "# output %zu of %zu: %.9g, the host's %.9g\n", at, a.n, (double)b.out[at], (double)a.out[at]);
+    ops_end(&a);
+    ops_end(&b);
+}
+
+static const struct problem problems[] = {
+    {1, 70, 2, 1, 64, 0, 0, 0, 0, 0},    {1, 129, 1, 1, 64, 0, 2, 4, 0, 0},  {2, 66, 2, 1, 96, 0, 1, 8, 0, 0},
+    {1, 100, 2, 2, 128, 50, 0, 4, 0, 0}, {1, 65, 3, 1, 128, 0, 2, 0, 0, 0},  {1, 66, 1, 1, 192, 0, 0, 4, 0, 0},
+    {1, 67, 2, 1, 256, 30, 2, 0, 0, 0},  {1, 65, 1, 1, 320, 0, 0, 4, 0, 0},  {1, 65, 1, 1, 319, 0, 1, 3, 0, 0},
+    {2, 40, 2, 2, 77, 0, 0, 1, 0, 0},    {1, 210, 2, 1, 12, 5, 0, 4, 0, 0},  {3, 1, 2, 1, 80, 0, 0, 0, 0, 0},
+    {1, 130, 1, 1, 2, 0, 1, 2, 0, 0},    {1, 260, 2, 1, 16, 66, 1, 0, 0, 0},
+    /* caches: one query a sequence, heads of a group together; a few; a whole tile and more */
+    {2, 1, 8, 2, 64, 0, 0, 0, 200, 256}, {2, 1, 6, 1, 128, 70, 1, 4, 150, 151}, {1, 3, 6, 1, 80, 0, 2, 1, 61, 80},
+    {1, 5, 4, 1, 96, 0, 0, 0, 0, 5},     {1, 16, 2, 2, 32, 20, 0, 0, 100, 130}, {2, 17, 4, 2, 32, 0, 1, 4, 50, 70},
+    {1, 80, 2, 1, 48, 0, 2, 0, 70, 160}, {1, 1, 20, 1, 24, 0, 0, 0, 63, 64},    {1, 1, 34, 2, 24, 0, 0, 0, 64, 65},
+};
+
+/* The same rows in one call and as a prefill, then steps of a cache: the same bits. */
+static void steps(struct dev *cuda) {
+    const int64_t t = 75, hq = 4, hkv = 2, d = 24, cut[] = {0, 60, 64, 65, 70, 75};
+    struct ops_run r = {.d = cuda, .seed = 5, .bits_only = true};
+    struct attn_fwd_args f = {.b = 1, .t = t, .hq = hq, .hkv = hkv, .d = d, .ldq = hq * d, .ldk = hkv * d, .ldv = hkv * d, .ldo = hq * d, .scale = 0.2f};
+    f.q = ops_put_f32(&r, ops_normal(&r, t * f.ldq, 1), t * f.ldq);
+    f.k = ops_put_f32(&r, ops_normal(&r, t * f.ldk, 1), t * f.ldk);
+    f.v = ops_put_f32(&r, ops_normal(&r, t * f.ldv, 1), t * f.ldv);
+    f.o = ops_blank(&r, t * f.ldo);
+    f.lse = ops_blank(&r, t * hq);
+    ops_must(dev_attn_fwd(cuda, &f));
+    dptr o = ops_blank(&r, t * f.ldo), lse = ops_blank(&r, t * hq);
+    for (int i = 0; i < 5; i++) {
+        struct attn_fwd_args s = f;
+        s.q = dptr_f32(f.q, cut[i] * f.ldq);
+        s.o = dptr_f32(o, cut[i] * f.ldo);
+        s.lse = dptr_f32(lse, cut[i] * hq);
+        s.t0 = cut[i], s.t = cut[i + 1] - cut[i], s.tk = t;
+        ops_must(dev_attn_fwd(cuda, &s));
+    }
+    size_t n = (size_t)(t * (f.ldo + hq));
+    ops_take(&r, f.o, NULL, t * f.ldo);
+    ops_take(&r, f.lse, NULL, t * hq);
+    ops_take(&r, o, NULL, t * f.ldo);
+    ops_take(&r, lse, NULL, t * hq);
+    ok(!memcmp(r.out, r.out + n, n * sizeof *r.out), "a prefill and steps of a cache: the bits of one call");
+    ops_end(&r);
+}
+
+int main(void) {
+    struct dev *host, *cuda;
+    must(dev_open(&(struct dev_options){.backend = DEV_HOST, .threads = 1, .invariant = true}, &host));
+    must(dev_open(&(struct dev_options){.backend = DEV_CUDA, .invariant = true}, &cuda));
+    for (size_t i = 0; i < sizeof problems / sizeof *problems; i++) compare(host, cuda, &problems[i], i + 1);
+    steps(cuda);
+    struct attn_fwd_args wide = {.b = 1, .t = 1, .hq = 1, .hkv = 1, .d = 321};
+    is_status(dev_attn_fwd(cuda, &wide), TM_ERR_UNSUPPORTED);
+    dev_close(&cuda);
+    dev_close(&host);
+    return tap_done();
+}
