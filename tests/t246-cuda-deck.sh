@@ -16,7 +16,7 @@ END
     printf '%b' "\\x$(printf %02x ${#header})\\0\\0\\0\\0\\0\\0\\0$header"
     for id in 1 17 42 5 96 1 3 9 27 81; do printf '%b' "\\x$(printf %02x $id)\\0\\0\\0"; done
 } >"$dir/prompts.safetensors"
-sed -e 's/seq_length = 24; samples = 8/seq_length = 16; samples = 4/; s/global = 8/global = 4/; s/steps = 4/steps = 2/' \
+sed -e 's/seq_length = 24/seq_length = 16/; s/steps = 4/steps = 2/' \
     -e "s|^  { do = \"export\"|  { do = \"generate\"; prompts = \"$dir/prompts.safetensors\"; max_new_tokens = 6; output = \"text.jsonl\"; },\n&|" \
     "$decks/tiny.cfg" >"$dir/deck.cfg"
 
