@@ -36,7 +36,8 @@ int gpu_check(cudaError_t e, const char *what); /* 0, or gpu_fail with the runti
 /* After LAUNCH: errors of the launch itself; those of the kernel come at the next sync. */
 static inline int gpu_launched(const char *op) { return gpu_check(cudaGetLastError(), op); }
 
-/* At least `bytes` of device memory, 256-byte aligned, undefined contents, valid until the next gpu_work. It grows and is kept. */
+/* At least `bytes` of device memory, 256-byte aligned, undefined contents, valid until the next gpu_work. It grows and is kept:
+ * shapes repeat from step to step, so that only a stage's first step allocates. */
 int gpu_work(struct cuda_gpu *g, size_t bytes, void **out);
 
 void gpu_gemm_close(struct cuda_gpu *g); /* releases g->gemm, after the last product */

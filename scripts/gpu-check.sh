@@ -142,6 +142,7 @@ same() { # same RUN WHAT: against the host's run
 
 small_decks() {
     local deck=(tests/decks/tiny.cfg --set model.path="$work/model/hf" --set teacher.path="$work/model/hf") share=()
+    [ -z "$emulated" ] || deck+=(--set qad.steps=1)
     "$temper" --help-deck device.share >/dev/null 2>&1 && share=(--set device.share=true)
     try 60 "a small random model" "$temper" tests/decks/tiny-model.cfg --set run.dir="$work/model" --set device.backend='"host"' || return 0
     try 90 "small deck on the host" "$temper" "${deck[@]}" --set run.dir="$work/host" --set device.backend='"host"' || return 0
