@@ -8,7 +8,6 @@
 #include "ptx.h"
 
 #include "base/status.h"
-#include "dev/leaf.h"
 #include "numfmt/bf16.h"
 
 enum { TILE = ATTN_KEYS, LANES = OPS_LANES, ATTN_THREADS = 256, CHUNK = 16, CHUNK_LD = CHUNK + 4, SLOTS = 3 };

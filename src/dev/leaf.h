@@ -8,9 +8,6 @@
 
 #include "dev/ops.h"
 
-/* Constant tile of attention: query rows and keys. Part of the definition of its sums, so a change changes bits. */
-enum { ATTN_ROWS = 64, ATTN_KEYS = 64 };
-
 /* A tile of scores [rows, ATTN_KEYS], rows `ld` apart: row r sees columns lo[r] <= j < hi[r] (none when lo >= hi). */
 struct leaf_attn {
     int64_t rows, ld;

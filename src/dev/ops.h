@@ -98,6 +98,7 @@ struct rope_args {
  * do not depend on where the query begins.
  * bf16: the factors of every product (q, k, v, probabilities, dout, gradients of scores) are rounded to bf16 first; products and all sums,
  * that of the softmax too, are fp32 of what is not rounded. */
+enum { ATTN_ROWS = 64, ATTN_KEYS = 64 }; /* the tile: query rows and keys; a change changes bits */
 struct attn_fwd_args {
     dptr q, k, v, o, lse, first;
     int64_t b, t, hq, hkv, d, ldq, ldk, ldv, ldo, window;
