@@ -114,10 +114,15 @@ NCCL_FLAGS := $(if $(NCCL_H),$(if $(NCCL_LIB),-DTEMPER_NCCL=1 -isystem $(patsubs
 NCCL_LINK  := $(if $(NCCL_FLAGS),-Xlinker $(NCCL_LIB) -Xlinker -rpath=$(abspath $(dir $(NCCL_LIB))))
 # What both sides of the plugin's table were compiled from.
 CUDA_ABI   := $(shell cat src/dev/ops.def src/dev/ops.h src/dev/cuda_plugin.h | cksum | cut -d ' ' -f 1)
+# cuBLASLt, where its header is: for products whose order of sums is free.
+CUBLAS_HOME ?= $(CUDA_HOME)
+CUBLASLT   := $(if $(wildcard $(CUBLAS_HOME)/include/cublasLt.h),1)
+CUBLAS_LINK := $(if $(CUBLASLT),-L$(CUBLAS_HOME)/lib64 -L$(CUBLAS_HOME)/lib -lcublasLt -Xlinker -rpath=$(CUBLAS_HOME)/lib64:$(CUBLAS_HOME)/lib)
 CUDA_DEFS   = -DTEMPER_CUDA_ABI='"$(CUDA_ABI)"' -Isrc -Ikernels -MMD -MP
 # As for the host kernels: an fma only where the source has one. Warnings of the host compiler, the device compiler and ptxas are errors.
 NVCCFLAGS   = -std=c++17 -O3 -fmad=false -lineinfo -t0 $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
-              $(if $(filter 1,$(WERROR)),-Werror all-warnings) -Xcompiler -fPIC,-fvisibility=hidden,-Wall $(CUDA_DEFS) $(NCCL_FLAGS)
+              $(if $(filter 1,$(WERROR)),-Werror all-warnings) -Xcompiler -fPIC,-fvisibility=hidden,-Wall $(CUDA_DEFS) $(NCCL_FLAGS) \
+              $(if $(CUBLASLT),-DTEMPER_CUBLASLT=1 -isystem $(CUBLAS_HOME)/include)
 $(BUILD)/src/dev/cuda.o: CFLAGS_ALL += -DTEMPER_CUDA_ABI='"$(CUDA_ABI)"'
 $(BUILD)/src/dev/cuda.o: src/dev/ops.def src/dev/ops.h src/dev/cuda_plugin.h
 
@@ -125,11 +130,11 @@ cuda: build/cuda/libtemper_cuda.so ## build the CUDA plugin: make cuda [CUDA_ARC
 	@mkdir -p $(BUILD) && ln -sfn ../cuda/libtemper_cuda.so $(BUILD)/libtemper_cuda.so
 build/cuda/libtemper_cuda.so: $(KERNELS:kernels/%.cu=build/cuda/%.o)
 	@echo "  LINK  $@"
-	$(Q)$(NVCC) -shared -cudart static -o $@ $^ $(NCCL_LINK)
+	$(Q)$(NVCC) -shared -cudart static -o $@ $^ $(NCCL_LINK) $(CUBLAS_LINK)
 build/cuda/%.o: kernels/%.cu build/cuda/flags
 	@mkdir -p $(@D)
 	@echo "  NVCC  $<"
-	$(Q)$(NVCC) $(NVCCFLAGS) -DTEMPER_CUDA_BUILD='"sm $(CUDA_ARCHS)"' -c -o $@ $<
+	$(Q)$(NVCC) $(NVCCFLAGS) -DTEMPER_CUDA_BUILD='"sm $(CUDA_ARCHS); $(if $(CUBLASLT),cuBLASLt,no cuBLASLt: own products)"' -c -o $@ $<
 build/cuda/flags: FORCE
 	@command -v $(NVCC) >/dev/null || { echo "cuda: no nvcc here: set CUDA_HOME, or let scripts/setup --cuda bring a toolkit"; exit 1; }
 	@mkdir -p $(@D)
@@ -150,7 +155,8 @@ endif
 EMUSAN     := $(if $(filter gcc%,$(notdir $(CC))),$(SAN))
 EMU        := build/emu$(if $(EMUSAN),-$(EMUSAN))
 EMUFLAGS    = -std=c++17 -O2 -g -ffp-contract=off -fPIC -fvisibility=hidden -Wall -Wextra -Wno-unknown-pragmas -Wno-missing-field-initializers \
-              $(if $(filter 1,$(WERROR)),-Werror) $(SANFLAGS.$(EMUSAN)) -isystem $(CUDA_HOME)/include $(CUDA_DEFS) -DTEMPER_NCCL=1
+              $(if $(filter 1,$(WERROR)),-Werror) $(SANFLAGS.$(EMUSAN)) -Ikernels/emu -isystem $(CUDA_HOME)/include $(CUDA_DEFS) -DTEMPER_NCCL=1 \
+              -DTEMPER_CUBLASLT=1
 # NCCL is emulated over MPI.
 MPICXX     ?= mpicxx
 EMU_MPI     = OMPI_CXX=$(CXX) MPICH_CXX=$(CXX) $(MPICXX)

@@ -30,7 +30,7 @@ template <int D> static constexpr size_t attn_bwd_shared = (SLOTS * SLOT + TILE 
 
 /* dq of 64 queries of one head. Passes of a tile of keys: k and v by channels, k by rows. */
 template <int D> static __global__ void __launch_bounds__(ATTN_THREADS, D <= 128 ? 2 : 1) attn_dq_k(struct attn_bwd_args a) {
-    enum { TR = TILE / LANES, LD = attn_size<D>::LD, ROWS = attn_size<D>::ROWS, G = attn_size<D>::G };
+    enum { TR = TILE / LANES, LD = attn_size<D>::LD, ROWS = attn_size<D>::ROWS };
     DYN_SHARED(float, shared);
     float *q = shared + SLOTS * SLOT, *g = q + TILE * LD, *p = g + TILE * LD;
     const int ty = threadIdx.x / LANES, tx = threadIdx.x % LANES, d = (int)a.d;
@@ -38,7 +38,7 @@ template <int D> static __global__ void __launch_bounds__(ATTN_THREADS, D <= 128
     const int q0 = (int)(gridDim.x / per - 1 - blockIdx.x / per) * TILE, rows = least(TILE, a.t - q0); /* the long ones first */
     const int64_t token = seq * a.t + q0;
     const int32_t *first = a.first.a ? attn_ptr<int32_t>(a.first) + token : nullptr;
-    struct attn_key_walk w = {.k = attn_ptr<float>(a.k) + seq * a.t * a.ldk + kv * a.d,
+    struct attn_key_walk<float> w = {.k = attn_ptr<float>(a.k) + seq * a.t * a.ldk + kv * a.d,
                               .v = attn_ptr<float>(a.v) + seq * a.t * a.ldv + kv * a.d,
                               .ld = {a.ldk, a.ldv},
                               .window = a.window,
@@ -62,22 +62,24 @@ template <int D> static __global__ void __launch_bounds__(ATTN_THREADS, D <= 128
 #pragma unroll
         for (int c = 0; c < D / LANES; c++) acc[r][c] = 0;
     }
-    attn_feed<D, attn_key_walk, 3, 2, 4> feed(w, shared, d);
+    attn_feed<D, attn_key_walk<float>, 3, 2, 4> feed(w, shared, d, a.bf16);
+    feed.template round_left<TILE, LD>(q);
+    feed.template round_left<TILE, LD>(g);
     while (w.next()) {
         float s[TR][4] = {}, dp[TR][4] = {};
-        for (int c = 0; c < d; c += CHUNK) attn_channels<TR, LD>(s, q + ty * TR * LD + c, feed.take(), tx);
-        for (int c = 0; c < d; c += CHUNK) attn_channels<TR, LD>(dp, g + ty * TR * LD + c, feed.take(), tx);
+        for (int c = 0; c < d; c += CHUNK) attn_channels<TR, LD>(s, q + ty * TR * LD + c, feed.channels(), tx);
+        for (int c = 0; c < d; c += CHUNK) attn_channels<TR, LD>(dp, g + ty * TR * LD + c, feed.channels(), tx);
 #pragma unroll
         for (int r = 0; r < TR; r++)
 #pragma unroll
             for (int j = 0; j < 4; j++) {
                 const int key = w.k0 + tx + LANES * j;
                 attn_grad(key >= lo[r] && key <= at[r], a.scale, lse[r], delta[r], &s[r][j], &dp[r][j]);
-                p[(ty * TR + r) * P_LD + tx + LANES * j] = dp[r][j];
+                p[(ty * TR + r) * P_LD + tx + LANES * j] = attn_factor(a.bf16, dp[r][j]);
             }
         __syncwarp(); /* a row is read by its own 16 lanes */
         const int n = w.n();
-        for (int r = 0; r < n; r += ROWS) attn_rows<TR, D>(acc, p + ty * TR * P_LD + r, feed.take() + tx * G, n - r);
+        for (int r = 0; r < n; r += ROWS) attn_rows<TR, D>(acc, p + ty * TR * P_LD + r, feed.rows() + tx * G, n - r);
     }
     cp_async_wait<0>();
 #pragma unroll
@@ -86,47 +88,27 @@ template <int D> static __global__ void __launch_bounds__(ATTN_THREADS, D <= 128
             attn_store<D>(attn_ptr<float>(a.dq) + (token + ty * TR + r) * a.ldq + head * d, acc[r], 1, d, tx);
 }
 
-/* Tiles of queries that see some of the keys [k0, k0 + TILE), for each q head of the group in turn: q is matrix 0, dout matrix 1. Start with
- * q0 one tile before `begin`. */
-struct attn_query_walk {
-    const float *q, *g; /* of the sequence and the first head */
-    int64_t ld[2], window;
-    const int32_t *first; /* of the sequence, or null */
-    int heads, d, t, begin, end, k0, head, q0;
-
-    __device__ __forceinline__ bool next() {
-        for (;;) {
-            q0 += TILE;
-            if (q0 >= end) q0 = begin, head++;
-            if (head >= heads) return false;
-            if (attn_seen(first ? first + q0 : nullptr, q0, n(), window, k0)) return true;
-        }
-    }
-    __device__ __forceinline__ int n() const { return least(TILE, t - q0); }
-    __device__ __forceinline__ const float *row(int m) const { return (m ? g : q) + q0 * (m ? ld[1] : ld[0]) + head * d; }
-};
-
 /* dk and dv of 64 keys of one KV head. Passes of a tile of queries: q and dout by channels, dout and q by rows. Products are transposed:
  * keys are the left rows. */
 template <int D> static __global__ void __launch_bounds__(ATTN_THREADS, D <= 128 ? 2 : 1) attn_dkv_k(struct attn_bwd_args a) {
-    enum { TR = TILE / LANES, LD = attn_size<D>::LD, ROWS = attn_size<D>::ROWS, G = attn_size<D>::G };
+    enum { TR = TILE / LANES, LD = attn_size<D>::LD, ROWS = attn_size<D>::ROWS };
     DYN_SHARED(float, shared);
     float *k = shared + SLOTS * SLOT, *v = k + TILE * LD, *p = v + TILE * LD;
     const int ty = threadIdx.x / LANES, tx = threadIdx.x % LANES, d = (int)a.d, group = (int)(a.hq / a.hkv);
     const int64_t per = a.b * a.hkv, i = blockIdx.x % per, seq = i / a.hkv, kv = i % a.hkv, token = seq * a.t;
     const int k0 = (int)(blockIdx.x / per) * TILE, keys = least(TILE, a.t - k0);
     const float *lse = attn_ptr<float>(a.lse) + token * a.hq + kv * group, *delta = attn_ptr<float>(a.delta) + token * a.hq + kv * group;
-    struct attn_query_walk w = {.q = attn_ptr<float>(a.q) + token * a.ldq + kv * group * d,
+    struct attn_query_walk<float> w = {.q = attn_ptr<float>(a.q) + token * a.ldq + kv * group * d,
                                 .g = attn_ptr<float>(a.dout) + token * a.ldo + kv * group * d,
                                 .ld = {a.ldq, a.ldo},
                                 .window = a.window,
+                                .step = d,
                                 .first = a.first.a ? attn_ptr<int32_t>(a.first) + token : nullptr,
-                                .heads = group,
-                                .d = d,
                                 .t = (int)a.t,
-                                .begin = k0,
-                                .end = least(a.t, a.window ? k0 + TILE + a.window - 1 : a.t),
+                                .heads = group,
                                 .k0 = k0,
+                                .k1 = k0 + TILE,
+                                .end = least(a.t, a.window ? k0 + TILE + a.window - 1 : a.t),
                                 .head = 0,
                                 .q0 = k0 - TILE};
     float dk[TR][D / LANES], dv[TR][D / LANES];
@@ -137,12 +119,14 @@ template <int D> static __global__ void __launch_bounds__(ATTN_THREADS, D <= 128
     for (int r = 0; r < TR; r++)
 #pragma unroll
         for (int c = 0; c < D / LANES; c++) dk[r][c] = dv[r][c] = 0;
-    attn_feed<D, attn_query_walk, 4, 6, 12> feed(w, shared, d);
+    attn_feed<D, attn_query_walk<float>, 4, 6, 12> feed(w, shared, d, a.bf16);
+    feed.template round_left<TILE, LD>(k);
+    feed.template round_left<TILE, LD>(v);
     while (w.next()) {
         float s[TR][4] = {}, dp[TR][4] = {};
         const int n = w.n();
-        for (int c = 0; c < d; c += CHUNK) attn_channels<TR, LD>(s, k + ty * TR * LD + c, feed.take(), tx);
-        for (int c = 0; c < d; c += CHUNK) attn_channels<TR, LD>(dp, v + ty * TR * LD + c, feed.take(), tx);
+        for (int c = 0; c < d; c += CHUNK) attn_channels<TR, LD>(s, k + ty * TR * LD + c, feed.channels(), tx);
+        for (int c = 0; c < d; c += CHUNK) attn_channels<TR, LD>(dp, v + ty * TR * LD + c, feed.channels(), tx);
 #pragma unroll
         for (int j = 0; j < 4; j++) {
             const int x = tx + LANES * j, at = w.q0 + x;
@@ -153,18 +137,18 @@ template <int D> static __global__ void __launch_bounds__(ATTN_THREADS, D <= 128
             for (int r = 0; r < TR; r++) {
                 const int key = k0 + ty * TR + r;
                 attn_grad(live && key >= lo && key <= at, a.scale, l, e, &s[r][j], &dp[r][j]);
-                p[(ty * TR + r) * P_LD + x] = s[r][j];
+                p[(ty * TR + r) * P_LD + x] = attn_factor(a.bf16, s[r][j]);
             }
         }
         __syncwarp(); /* a row is read by its own 16 lanes */
-        for (int r = 0; r < n; r += ROWS) attn_rows<TR, D>(dv, p + ty * TR * P_LD + r, feed.take() + tx * G, n - r);
+        for (int r = 0; r < n; r += ROWS) attn_rows<TR, D>(dv, p + ty * TR * P_LD + r, feed.rows() + tx * G, n - r);
         __syncwarp();
 #pragma unroll
         for (int r = 0; r < TR; r++)
 #pragma unroll
-            for (int j = 0; j < 4; j++) p[(ty * TR + r) * P_LD + tx + LANES * j] = dp[r][j];
+            for (int j = 0; j < 4; j++) p[(ty * TR + r) * P_LD + tx + LANES * j] = attn_factor(a.bf16, dp[r][j]);
         __syncwarp();
-        for (int r = 0; r < n; r += ROWS) attn_rows<TR, D>(dk, p + ty * TR * P_LD + r, feed.take() + tx * G, n - r);
+        for (int r = 0; r < n; r += ROWS) attn_rows<TR, D>(dk, p + ty * TR * P_LD + r, feed.rows() + tx * G, n - r);
     }
     cp_async_wait<0>();
 #pragma unroll
@@ -180,15 +164,17 @@ template <int D> static int attn_bwd_for(struct cuda_gpu *g, const struct attn_b
     auto dq = attn_dq_k<D>;
     auto dkv = attn_dkv_k<D>;
     const size_t shared = attn_bwd_shared<D>;
-    const int64_t tiles = (a->t + TILE - 1) / TILE, rows = a->b * a->t * a->hq, each = ATTN_THREADS / LANES;
-    GPU_TRY(attn_allow(dq, shared));
-    GPU_TRY(attn_allow(dkv, shared));
-    LAUNCH(attn_delta_k, (unsigned)((rows + each - 1) / each), ATTN_THREADS, 0, g->stream, *a);
+    const int64_t tiles = (a->t + TILE - 1) / TILE;
+    if (!attn_fits(dq, shared) || !attn_fits(dkv, shared)) return attn_too_large(a->d);
     LAUNCH(dkv, (unsigned)(a->b * a->hkv * tiles), ATTN_THREADS, shared, g->stream, *a);
     LAUNCH(dq, (unsigned)(a->b * a->hq * tiles), ATTN_THREADS, shared, g->stream, *a);
     return gpu_launched("attn_bwd");
 }
 int gpu_attn_bwd(struct cuda_gpu *g, const struct attn_bwd_args *a) {
-    if (a->b * a->t * a->hq == 0) return 0;
-    return ATTN_FOR_D(a->d, attn_bwd_for, g, a);
+    const int64_t rows = a->b * a->t * a->hq, each = ATTN_THREADS / LANES;
+    bool done = false;
+    if (rows == 0) return 0;
+    LAUNCH(attn_delta_k, (unsigned)((rows + each - 1) / each), ATTN_THREADS, 0, g->stream, *a);
+    if (a->bf16) GPU_TRY(attn_bf16_bwd(g, a, &done));
+    return done ? 0 : ATTN_FOR_D(a->d, attn_bwd_for, g, a);
 }

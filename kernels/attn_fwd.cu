@@ -33,7 +33,7 @@ template <int D, int R> static constexpr size_t attn_fwd_shared = (SLOTS * SLOT 
 
 /* R left rows: row r is query q0 + r / pack of head head + r % pack. */
 template <int D, int R> static __global__ void __launch_bounds__(ATTN_THREADS, D <= 128 ? 2 : 1) attn_fwd_k(struct attn_fwd_args a, int pack) {
-    enum { TR = R / LANES, LD = attn_size<D>::LD, ROWS = attn_size<D>::ROWS, G = attn_size<D>::G };
+    enum { TR = R / LANES, LD = attn_size<D>::LD, ROWS = attn_size<D>::ROWS };
     DYN_SHARED(float, shared);
     float *q = shared + SLOTS * SLOT, *p = q + R * LD;
     const int ty = threadIdx.x / LANES, tx = threadIdx.x % LANES, d = (int)a.d;
@@ -41,7 +41,7 @@ template <int D, int R> static __global__ void __launch_bounds__(ATTN_THREADS, D
     const int q0 = (int)(gridDim.x / per - 1 - blockIdx.x / per) * TILE, rows = least(TILE, a.t - q0); /* the long ones first */
     const int64_t token = seq * a.t + q0, kv = head / (a.hq / a.hkv), keys = seq * (a.tk ? a.tk : a.t);
     const int32_t *first = a.first.a ? attn_ptr<int32_t>(a.first) + token : nullptr;
-    struct attn_key_walk w = {.k = attn_ptr<float>(a.k) + keys * a.ldk + kv * a.d,
+    struct attn_key_walk<float> w = {.k = attn_ptr<float>(a.k) + keys * a.ldk + kv * a.d,
                               .v = attn_ptr<float>(a.v) + keys * a.ldv + kv * a.d,
                               .ld = {a.ldk, a.ldv},
                               .window = a.window,
@@ -65,10 +65,11 @@ template <int D, int R> static __global__ void __launch_bounds__(ATTN_THREADS, D
 #pragma unroll
         for (int c = 0; c < D / LANES; c++) acc[r][c] = 0;
     }
-    attn_feed<D, attn_key_walk, 2, 2, 2> feed(w, shared, d);
+    attn_feed<D, attn_key_walk<float>, 2, 2, 2> feed(w, shared, d, a.bf16);
+    feed.template round_left<R, LD>(q);
     while (w.next()) {
         float s[TR][4] = {};
-        for (int c = 0; c < d; c += CHUNK) attn_channels<TR, LD>(s, q + ty * TR * LD + c, feed.take(), tx);
+        for (int c = 0; c < d; c += CHUNK) attn_channels<TR, LD>(s, q + ty * TR * LD + c, feed.channels(), tx);
 #pragma unroll
         for (int r = 0; r < TR; r++) {
 #pragma unroll
@@ -82,11 +83,11 @@ template <int D, int R> static __global__ void __launch_bounds__(ATTN_THREADS, D
                 for (int c = 0; c < D / LANES; c++) acc[r][c] *= alpha;
             }
 #pragma unroll
-            for (int j = 0; j < 4; j++) p[(ty * TR + r) * P_LD + tx + LANES * j] = s[r][j];
+            for (int j = 0; j < 4; j++) p[(ty * TR + r) * P_LD + tx + LANES * j] = attn_factor(a.bf16, s[r][j]);
         }
         __syncwarp(); /* a row's probabilities are read by its own 16 lanes */
         const int n = w.n();
-        for (int r = 0; r < n; r += ROWS) attn_rows<TR, D>(acc, p + ty * TR * P_LD + r, feed.take() + tx * G, n - r);
+        for (int r = 0; r < n; r += ROWS) attn_rows<TR, D>(acc, p + ty * TR * P_LD + r, feed.rows() + tx * G, n - r);
     }
     cp_async_wait<0>();
 #pragma unroll
@@ -102,18 +103,20 @@ template <int D, int R> static __global__ void __launch_bounds__(ATTN_THREADS, D
 template <int D, int R> static int attn_fwd_launch(struct cuda_gpu *g, const struct attn_fwd_args *a, int64_t pack) {
     auto kernel = attn_fwd_k<D, R>;
     const size_t shared = attn_fwd_shared<D, R>;
-    GPU_TRY(attn_allow(kernel, shared));
+    if (!attn_fits(kernel, shared)) return attn_too_large(a->d);
     LAUNCH(kernel, (unsigned)(a->b * (a->hq / pack) * ((a->t + TILE - 1) / TILE)), ATTN_THREADS, shared, g->stream, *a, (int)pack);
     return gpu_launched("attn_fwd");
 }
 template <int D> static int attn_fwd_for(struct cuda_gpu *g, const struct attn_fwd_args *a) {
-    enum { FEW = LANES };
     const int64_t group = a->hq / a->hkv;
     int64_t pack = 1;
-    for (int64_t i = 2; i <= group && i * a->t <= FEW; i++) pack = group % i ? pack : i;
-    return a->t * pack <= FEW ? attn_fwd_launch<D, FEW>(g, a, pack) : attn_fwd_launch<D, TILE>(g, a, 1);
+    for (int64_t i = 2; i <= group && i * a->t <= ATTN_FEW; i++) pack = group % i ? pack : i;
+    return a->t * pack <= ATTN_FEW ? attn_fwd_launch<D, ATTN_FEW>(g, a, pack) : attn_fwd_launch<D, TILE>(g, a, 1);
 }
 int gpu_attn_fwd(struct cuda_gpu *g, const struct attn_fwd_args *a) {
+    bool done = false;
     if (a->b * a->t * a->hq == 0) return 0;
+    if (a->bf16) GPU_TRY(attn_bf16_fwd(g, a, &done));
+    if (done) return 0;
     return ATTN_FOR_D(a->d, attn_fwd_for, g, a);
 }

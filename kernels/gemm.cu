@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "base/status.h"
+#include "gemm_bf16.h"
 #include "gemm_lt.h"
 
 /* As gemm_plan_tree of dev/host_gemm_plan.c: a binary counter walks the segments; nothing is added for an empty one. */
@@ -78,7 +79,8 @@ static int state(struct cuda_gpu *g) {
     s->multiprocessors = d.multiProcessorCount;
     s->major = d.major;
     g->gemm = s;
-    return g->invariant ? 0 : gemm_lt_open(&s->lt);
+    if (!g->invariant) GPU_TRY(gemm_lt_open(&s->lt));
+    return s->lt ? 0 : gemm_wgmma_open(g, &s->wgmma);
 }
 void gpu_gemm_close(struct cuda_gpu *g) {
     if (!g->gemm) return;

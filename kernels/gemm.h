@@ -30,6 +30,8 @@ struct gemm_lt;
 struct gemm_state {
     int multiprocessors, major; /* major: of the compute capability */
     struct gemm_lt *lt;         /* cuBLASLt; NULL: invariant, or a build without */
+    bool wgmma;                 /* gemm_wgmma.cu serves bf16 */
+    void *encode;               /* the driver's cuTensorMapEncodeTiled, for it */
 };
 
 /* Products of a plan that has leaves: fp32 with the host's bits; bf16 (gemm_bf16.cu). */

@@ -1,6 +1,6 @@
-/* bf16 products with fp32 sums on tensor cores (mma.sync), the same on any grid: a leaf goes by in steps of 16 k, its pieces padded with
- * zeros to 32; tree and bias are those of fp32.
+/* bf16 products with fp32 sums, the same on any grid: packing, tensor cores by mma.sync, and the choice between it, gemm_wgmma.cu and cuBLASLt.
  *
+ * A leaf goes by in steps of 16 k, its pieces padded with zeros to 32; tree and bias are those of fp32.
  * Inside a step the tensor core adds 16 products and the sum so far in its own way, so these are not the host's bits. Bound: NMSE <= 1e-9
  * against the fp64 product of the rounded factors. Bits do not depend on m, n, tile or split, since every kernel here makes the same steps.
  *
@@ -103,27 +103,12 @@ static __device__ __forceinline__ void mma_stage(const uint16_t *a, const uint16
     }
 }
 
-/* Sums of an mma: element e of lane l lies at row l / 4 + e / 2 * 8, column l % 4 * 2 + e % 2. This one is a pair of a row. */
-static __device__ __forceinline__ void store2(const struct gemm_plan &p, float *split, int leaf, int64_t r, int64_t n, float x, float y) {
-    if (r >= p.m || n >= p.n) return;
-    const bool two = n + 1 < p.n;
-    float *c = split ? split + (leaf * p.m + r) * p.n + n : p.c + r * p.ldc + n;
-    if (p.bias && !split) {
-        x += p.bias[n];
-        if (two) y += p.bias[n + 1];
-    }
-    if (two && ((uintptr_t)c & 7) == 0) {
-        *reinterpret_cast<float2 *>(c) = make_float2(x, y);
-    } else {
-        c[0] = x;
-        if (two) c[1] = y;
-    }
-}
+/* Sums of an mma: element e of lane l lies at row l / 4 + e / 2 * 8, column l % 4 * 2 + e % 2. This is where one begins. */
 static __device__ __forceinline__ float begin(const struct gemm_plan &p, int64_t r, int64_t n) {
     return p.accumulate && r < p.m && n < p.n ? p.c[r * p.ldc + n] : 0.0f;
 }
 
-static __global__ void __launch_bounds__(THREADS) bf16_tile_k(struct gemm_plan p, struct gemm_packed w, float *split) {
+static __global__ void __launch_bounds__(THREADS, 2) bf16_tile_k(struct gemm_plan p, struct gemm_packed w, float *split) {
     __shared__ __align__(128) uint16_t s[STAGES][2][TILE * GEMM_UNIT];
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, row = warp / 4 * 64, col = warp % 4 * 32;
     float x[64], wait[GEMM_WAITING][64];
@@ -159,7 +144,7 @@ static __global__ void __launch_bounds__(THREADS) bf16_tile_k(struct gemm_plan p
     }
     cp_async_wait<0>();
 #pragma unroll
-    for (int i = 0; i < 64; i += 2) store2(p, split, leaf, r0 + i / 16 * 16 + i % 4 / 2 * 8, c0 + i / 4 % 4 * 8, x[i], x[i + 1]);
+    for (int i = 0; i < 64; i += 2) gemm_store2(p, split, leaf, r0 + i / 16 * 16 + i % 4 / 2 * 8, c0 + i / 4 % 4 * 8, x[i], x[i + 1]);
 }
 
 /* --- few rows --------------------------------------------------------------------------------------------------------------- */
@@ -250,7 +235,7 @@ template <int LAYOUT> static __global__ void __launch_bounds__(FEW_THREADS) bf16
         if (split || gemm_leaf_end(p, leaf, x, wait, &depth)) break;
     }
 #pragma unroll
-    for (int i = 0; i < 8; i += 2) store2(p, split, leaf, r0 + i % 4 / 2 * 8, c0 + i / 4 * 8, x[i], x[i + 1]);
+    for (int i = 0; i < 8; i += 2) gemm_store2(p, split, leaf, r0 + i % 4 / 2 * 8, c0 + i / 4 * 8, x[i], x[i + 1]);
 }
 static int run_rows(struct cuda_gpu *g, const struct gemm_plan *p) {
     typedef void kernel(struct gemm_plan, float *);
@@ -265,7 +250,8 @@ static int run_rows(struct cuda_gpu *g, const struct gemm_plan *p) {
 }
 
 /* --- choice ----------------------------------------------------------------------------------------------------------------- */
-static int run_packed(struct cuda_gpu *g, const struct gemm_plan *p, const struct gemm_packed *w, float *split) {
+/* sums: work space for leaves or waiting sums, or NULL. */
+static int run_packed(struct cuda_gpu *g, const struct gemm_plan *p, const struct gemm_packed *w, float *sums) {
     if (g->gemm->lt) {
         const struct lt_product x = {.layout = GEMM_NT, .bf16 = 1, .accumulate = p->accumulate, .m = p->m, .n = p->n, .k = w->k,
             .lda = w->k, .ldb = w->k, .ldc = p->ldc, .a = w->a, .b = w->b, .c = p->c, .bias = p->bias};
@@ -273,34 +259,39 @@ static int run_packed(struct cuda_gpu *g, const struct gemm_plan *p, const struc
         GPU_TRY(gemm_lt_run(g, &x, &served));
         if (served) return 0;
     }
-    LAUNCH(bf16_tile_k, dim3((unsigned)gemm_tiles(p), 1, split ? (unsigned)p->leaves : 1), THREADS, 0, g->stream, *p, *w, split);
+    if (g->gemm->wgmma) return gemm_wgmma_run(g, p, w, sums);
+    LAUNCH(bf16_tile_k, dim3((unsigned)gemm_tiles(p), 1, sums ? (unsigned)p->leaves : 1), THREADS, 0, g->stream, *p, *w, sums);
     GPU_TRY(gpu_launched("gemm"));
-    return split ? gemm_fold(g, p, split) : 0;
+    return sums ? gemm_fold(g, p, sums) : 0;
 }
 
 /* The packed factors of a part of C are work space: parts are as large as PACKED allows. */
 int gemm_bf16(struct cuda_gpu *g, const struct gemm_plan *p) {
     enum { PACKED = 256 << 20 }; /* bytes of each factor */
+    const bool wgmma = g->gemm->wgmma;
+    const int64_t unit = wgmma ? GEMM_UNIT_WGMMA : GEMM_UNIT;
     struct gemm_packed w = {};
-    if (p->m <= FEW) return run_rows(g, p);
-    for (int i = 0; i < p->first[p->leaves]; i++) w.at[i + 1] = w.at[i] + (p->piece[i].k + GEMM_UNIT - 1) / GEMM_UNIT * GEMM_UNIT;
+    if (p->m <= FEW && !(wgmma && g->invariant)) return run_rows(g, p);
+    for (int i = 0; i < p->first[p->leaves]; i++) w.at[i + 1] = w.at[i] + (p->piece[i].k + unit - 1) / unit * unit;
     w.k = w.at[p->first[p->leaves]];
     const int64_t fit = PACKED / (w.k * 2) / TILE * TILE, most = fit > 0 ? fit : (int64_t)TILE;
     const int64_t rows = p->m < most ? p->m : most, cols = p->n < most ? p->n : most;
     const struct gemm_plan largest = gemm_part(p, 0, rows, 0, cols);
-    const bool splits = gemm_splits(g, &largest, gemm_tiles(&largest));
-    const size_t bytes_a = (size_t)(gemm_padded(rows) * w.k) * 2, bytes_b = (size_t)(gemm_padded(cols) * w.k) * 2;
+    const size_t bytes_a = (size_t)(gemm_padded(rows) * w.k) * 2, bytes_b = (size_t)(gemm_padded(cols) * w.k) * 2,
+                 bytes = wgmma                                                ? gemm_wgmma_bytes(g, &largest)
+                         : gemm_splits(g, &largest, gemm_tiles(&largest)) ? gemm_split_bytes(&largest)
+                                                                              : 0;
     char *work;
-    GPU_TRY(gpu_work(g, bytes_a + bytes_b + (splits ? gemm_split_bytes(&largest) : 0), (void **)&work));
+    GPU_TRY(gpu_work(g, bytes_a + bytes_b + bytes, (void **)&work));
     w.a = (uint16_t *)work;
     w.b = (uint16_t *)(work + bytes_a);
-    float *split = splits ? (float *)(work + bytes_a + bytes_b) : nullptr;
+    float *sums = bytes ? (float *)(work + bytes_a + bytes_b) : nullptr;
     for (int64_t n = 0; n < p->n; n += cols)
         for (int64_t m = 0; m < p->m; m += rows) {
             const struct gemm_plan part = gemm_part(p, m, p->m - m < rows ? p->m - m : rows, n, p->n - n < cols ? p->n - n : cols);
             if (n == 0 || rows < p->m) GPU_TRY(pack(g, &part, &w, false));
             if (m == 0) GPU_TRY(pack(g, &part, &w, true));
-            GPU_TRY(run_packed(g, &part, &w, split));
+            GPU_TRY(run_packed(g, &part, &w, sums));
         }
     return 0;
 }

@@ -73,7 +73,7 @@ template <int T> __device__ __forceinline__ void chain(const float *a, const flo
         for (int j = 0; j < T; j++) x[i * T + j] = fmaf(av[i], bv[j], x[i * T + j]);
 }
 
-template <int LAYOUT, int TILE> static __global__ void __launch_bounds__(GPU_THREADS) f32_tile_k(struct gemm_plan p, float *split) {
+template <int LAYOUT, int TILE> static __global__ void __launch_bounds__(GPU_THREADS, 2) f32_tile_k(struct gemm_plan p, float *split) {
     enum { T = TILE / 16, LD = TILE + 4 };
     __shared__ __align__(16) float sa[2][SLAB * LD], sb[2][SLAB * LD];
     const place<TILE> at;

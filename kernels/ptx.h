@@ -16,12 +16,26 @@ __device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], const void *row) {
                  : "r"(p)
                  : "memory");
 }
+/* Each 8 x 8 transposed: a lane gets two rows of one column. */
+__device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&r)[4], const void *row) {
+    uint32_t p = (uint32_t)__cvta_generic_to_shared(row);
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(p)
+                 : "memory");
+}
 __device__ __forceinline__ void ldmatrix_x2(uint32_t (&r)[2], const void *row) {
     uint32_t p = (uint32_t)__cvta_generic_to_shared(row);
     asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1}, [%2];"
                  : "=r"(r[0]), "=r"(r[1])
                  : "r"(p)
                  : "memory");
+}
+/* 2^x, to about 2 ulp; 0 where the result would be denormal. */
+__device__ __forceinline__ float exp2_fast(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
 }
 __device__ __forceinline__ void cp_async16(void *s, const void *g) {
     uint32_t p = (uint32_t)__cvta_generic_to_shared(s);
@@ -53,19 +67,23 @@ static inline void mma_m16n8k16_bf16(float (&d)[4], const uint32_t (&a)[4], cons
         d[i] = acc;
     }
 }
-template <int N> void cuemu_ldmatrix(uint32_t *r, const void *row) {
+template <int N, bool TRANS = false> void cuemu_ldmatrix(uint32_t *r, const void *row) {
     if ((uintptr_t)row & 15) ::cuemu::die("ldmatrix: row address %p is not 16-byte aligned", row);
     ::cuemu::WarpSlot *s;
     unsigned gen = ::cuemu::warp_sync(0xffffffffu, &row, sizeof row, &s);
     int l = ::cuemu::cur()->lane;
     for (int i = 0; i < N; i++) {
         const char *p;
-        memcpy(&p, s->buf[gen & 1][8 * i + (l >> 2)], sizeof p);
-        memcpy(&r[i], p + 4 * (l & 3), 4);
+        for (int h = 0; h < 2; h++) {
+            memcpy(&p, s->buf[gen & 1][8 * i + (TRANS ? 2 * (l & 3) + h : l >> 2)], sizeof p);
+            memcpy((char *)&r[i] + 2 * h, p + 2 * (TRANS ? l >> 2 : 2 * (l & 3) + h), 2);
+        }
     }
     __syncwarp(); // the rows are read before any lane goes on to overwrite them
 }
 static inline void ldmatrix_x4(uint32_t (&r)[4], const void *row) { cuemu_ldmatrix<4>(r, row); }
+static inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void *row) { cuemu_ldmatrix<4, true>(r, row); }
+static inline float exp2_fast(float x) { return x < -126 ? 0.0f : exp2f(x); }
 static inline void ldmatrix_x2(uint32_t (&r)[2], const void *row) { cuemu_ldmatrix<2>(r, row); }
 // as late as the hardware may: the bytes arrive at the wait, and shared memory holds NaNs until then
 static inline void cp_async16(void *s, const void *g) {

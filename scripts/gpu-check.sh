@@ -8,6 +8,8 @@
 set -eu
 cd "$(dirname "$0")/.."
 usage() { sed -n '2,4s/^# \?//p' "$0"; exit 2; }
+# What these depend on and no program here loads.
+never='libc6|libgcc-s1|libstdc..6|gcc-.*|adduser|.*debconf|dpkg|install-info|libicu.*|libxml2|libhwloc-plugins|libx.*-.*|libx[^x].*|ocl-icd.*|libaudit.*|libse[mlp].*|libpam.*|libdb.*|libnewt.*|libslang.*|libtextwrap.*|libdebian.*|openssh.*|.*readline.*|libedit.*|libfido.*|libbsd.*|libcbor.*'
 packages=(openmpi-bin libopenmpi3 libhdf5-103-1 libconfig9 libjansson4 libxxhash0 libpcre2-8-0 libhwloc15 libopenblas0-openmp libgomp1)
 programs=(temper tests/bench-dev)
 op_tests=()
@@ -23,10 +25,10 @@ pack() { # pack DIR: programs, plugins, and the packages with all that they need
     strip -o "$dir/emu/libtemper_cuda.so" build/emu/libtemper_cuda.so
     for p in "${programs[@]}"; do strip -o "$dir/bin/$p" "build/gcc/$p"; done
     if make -s cuda CUDA_ARCHS="${CUDA_ARCHS:-90a}"; then strip -o "$dir/cuda/libtemper_cuda.so" build/cuda/libtemper_cuda.so; fi
-    base=$(dpkg-query -W -f='${Package} ${Priority} ${Essential}\n' | awk '$2 == "required" || $3 == "yes" { print $1 }')
+    base=$(dpkg-query -W -f='${Package} ${Priority}\n' | awk '$2 == "required" { print $1 }')
     apt-cache depends --recurse --no-recommends --no-suggests --no-conflicts --no-breaks --no-replaces --no-enhances "${packages[@]}" |
-        grep -E '^[a-z0-9]' | sort -u | grep -vxF "$base" | grep -vE '^(libc6|libgcc-s1|libstdc\+\+6|gcc-.*-base|perl.*|libperl.*|debconf.*|openssh.*|python.*|ucf|adduser|dpkg.*)$' |
-        (cd "$dir/debs" && xargs -n 1 apt-get download -qq 2>/dev/null) || true # virtual packages have nothing to fetch
+        grep -E '^[a-z0-9]' | sort -u | grep -vxF "$base" | grep -vE "^($never)\$" |
+        (cd "$dir/debs" && xargs apt-get download -qq)
     for p in "${packages[@]}"; do ls "$dir/debs/${p}_"*.deb >/dev/null; done
     git describe --always --dirty >"$dir/version" 2>/dev/null || echo unknown >"$dir/version"
     du -sh "$dir"
@@ -69,10 +71,9 @@ unpack() { # Debian's packages into $work/root, and the surroundings that Open M
         if command -v dpkg-deb >/dev/null; then dpkg-deb -x "$d" "$root"; else (mkdir -p "$root" && cd "$root" && ar p "$d" data.tar.xz | tar xJ); fi
     done
     lib=$root/usr/lib/x86_64-linux-gnu
-    for d in mpirun orterun; do ln -sf orterun "$root/usr/bin/$d" 2>/dev/null || true; done
-    [ -e "$root/usr/bin/orterun" ] || ln -sf mpirun.openmpi "$root/usr/bin/mpirun"
-    export PATH=$root/usr/bin:$PATH OPAL_PREFIX=$root/usr OPAL_LIBDIR=$lib/openmpi/lib PMIX_INSTALL_PREFIX=$root/usr
-    export LD_LIBRARY_PATH=$lib:$lib/openblas-openmp:$lib/openmpi/lib:$lib/pmix2/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+    ln -sf orterun "$root/usr/bin/mpirun" # the name is an alternative of Debian's
+    export PATH=$root/usr/bin:$PATH OPAL_PREFIX=$root/usr OMPI_MCA_plm_rsh_agent=false PMIX_MCA_pcompress_base_silence_warning=1
+    export LD_LIBRARY_PATH=$lib:$root/lib/x86_64-linux-gnu:$lib/openblas-openmp:$lib/openmpi/lib:$lib/pmix2/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 }
 
 find_programs() { # $bin: built here where all is there, else the pack's

@@ -6,6 +6,7 @@
 struct attn_shape {
     int64_t b, t, hq, hkv, d, window;
     int mask; /* first[]: 0 none, 1 left padding (some rows see nothing), 2 document boundaries */
+    int bf16;
 };
 struct attn_problem {
     struct attn_shape s;
@@ -117,7 +118,8 @@ static inline void attn_run(struct ops_run *r, struct attn_problem *x, bool ref)
                               .ldv = ldv,
                               .ldo = ldo,
                               .window = s.window,
-                              .scale = (float)x->scale};
+                              .scale = (float)x->scale,
+                              .bf16 = s.bf16};
     ops_must(dev_attn_fwd(r->d, &f));
     struct attn_bwd_args b = {.q = d_q,
                               .k = d_k,
@@ -140,7 +142,8 @@ static inline void attn_run(struct ops_run *r, struct attn_problem *x, bool ref)
                               .ldv = ldv,
                               .ldo = ldo,
                               .window = s.window,
-                              .scale = (float)x->scale};
+                              .scale = (float)x->scale,
+                              .bf16 = s.bf16};
     ops_must(dev_attn_bwd(r->d, &b));
     attn_take(r, d_o, x->o, n, nq, ldo);
     attn_take(r, d_lse, x->lse, n, s.hq, s.hq);
@@ -150,9 +153,19 @@ static inline void attn_run(struct ops_run *r, struct attn_problem *x, bool ref)
 }
 
 static const struct attn_shape attn_shapes[] = {
-    {1, 1, 1, 1, 1, 0, 0},    {2, 7, 3, 1, 5, 0, 0},     {1, 63, 2, 2, 16, 0, 0},   {1, 64, 4, 2, 32, 0, 0},
-    {2, 65, 2, 1, 20, 0, 0},  {1, 127, 2, 1, 64, 0, 0},  {1, 129, 6, 3, 16, 0, 0},  {1, 200, 2, 1, 33, 0, 0},
-    {2, 70, 2, 1, 8, 2, 0},   {1, 150, 2, 2, 16, 17, 0}, {2, 130, 4, 2, 16, 64, 0}, {3, 50, 2, 1, 16, 0, 1},
-    {2, 140, 4, 2, 24, 0, 1}, {2, 133, 3, 3, 16, 0, 2},  {2, 131, 2, 1, 16, 40, 2},
+    {1, 1, 1, 1, 1, 0, 0, 0},     {2, 7, 3, 1, 5, 0, 0, 0},     {1, 63, 2, 2, 16, 0, 0, 0},
+    {1, 64, 4, 2, 32, 0, 0, 0},   {2, 65, 2, 1, 20, 0, 0, 0},   {1, 127, 2, 1, 64, 0, 0, 0},
+    {1, 129, 6, 3, 16, 0, 0, 0},  {1, 200, 2, 1, 33, 0, 0, 0},  {2, 70, 2, 1, 8, 2, 0, 0},
+    {1, 150, 2, 2, 16, 17, 0, 0}, {2, 130, 4, 2, 16, 64, 0, 0}, {3, 50, 2, 1, 16, 0, 1, 0},
+    {2, 140, 4, 2, 24, 0, 1, 0},  {2, 133, 3, 3, 16, 0, 2, 0},  {2, 131, 2, 1, 16, 40, 2, 0},
 };
 enum { ATTN_SHAPES = sizeof attn_shapes / sizeof *attn_shapes };
+
+/* bf16: a factor is off by up to 2^-9 of itself, 2^-18 / 3 = 1.3e-6 in the mean square, so a score of deviation 2.25 (q and k have 1.5) by
+ * sqrt(2 * 1.3e-6) * 2.25, its probability by 1.3e-5 in the mean square; a gradient, whose dp is as far off, by twice that and more. */
+static const struct attn_shape attn_shapes_bf16[] = {{1, 130, 4, 2, 64, 0, 0, 1},
+                                                     {2, 70, 2, 1, 80, 0, 2, 1},
+                                                     {1, 150, 2, 2, 128, 40, 0, 1},
+                                                     {2, 40, 2, 1, 33, 0, 1, 1}};
+enum { ATTN_SHAPES_BF16 = sizeof attn_shapes_bf16 / sizeof *attn_shapes_bf16 };
+static const double attn_bound_bf16 = 6e-5;

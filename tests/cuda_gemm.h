@@ -34,3 +34,39 @@ static inline enum status prod_run_device(const struct prod *p, struct dev *d, f
     while (blocks > 0) dev_free(d, &block[--blocks]);
     return TM_OK;
 }
+
+/* Element (i, j) in fp64, of factors as the product takes them. */
+static inline double prod_exact(const struct prod *p, int64_t i, int64_t j) {
+    double x = p->a.accumulate ? (double)p->c0[i * p->a.ldc + j] : 0;
+    for (int t = 0; t < p->a.terms; t++)
+        for (int64_t k = 0; k < p->a.term[t].k[p->a.segments]; k++) {
+            const float a = prod_a(p, t, i, k), b = prod_b(p, t, j, k);
+            x += p->a.bf16 ? (double)bf16_round(prod_flush(a)) * (double)bf16_round(prod_flush(b))
+                           : (double)a * (double)b;
+        }
+    return p->bias ? x + (double)p->bias[j] : x;
+}
+
+/* The same in memory of its own. */
+static inline float *prod_result(const struct prod *p, struct dev *d) {
+    float *c;
+    need(mem_alloc(&c, (size_t)p->c_elems + 1, sizeof *c));
+    need(prod_run_device(p, d, c));
+    return c;
+}
+
+/* Against fp64; infinity where something between the rows of C has changed. */
+static inline double prod_nmse(const struct prod *p, struct dev *d) {
+    float *c = prod_result(p, d);
+    double error = 0, norm = 0;
+    for (int64_t i = 0; i < p->a.m; i++)
+        for (int64_t j = 0; j < p->a.n; j++) {
+            const double x = prod_exact(p, i, j), e = (double)c[i * p->a.ldc + j] - x;
+            error += e * e;
+            norm += x * x;
+        }
+    for (int64_t i = 0; i < p->c_elems; i++)
+        if (i % p->a.ldc >= p->a.n && !isnan(c[i])) error = INFINITY;
+    mem_free(&c);
+    return norm > 0 ? error / norm : error;
+}

@@ -32,9 +32,9 @@ static void differences(struct dev *d, struct attn_shape s) {
 
 int main(void) {
     struct dev *d = ops_open(NULL, 2);
-    differences(d, (struct attn_shape){1, 9, 4, 2, 3, 0, 0});
-    differences(d, (struct attn_shape){2, 8, 2, 1, 3, 3, 1});
-    differences(d, (struct attn_shape){1, 12, 2, 1, 2, 0, 2});
+    differences(d, (struct attn_shape){1, 9, 4, 2, 3, 0, 0, 0});
+    differences(d, (struct attn_shape){2, 8, 2, 1, 3, 3, 1, 0});
+    differences(d, (struct attn_shape){1, 12, 2, 1, 2, 0, 2, 0});
     for (int i = 0; i < ATTN_SHAPES; i++) {
         struct attn_shape s = attn_shapes[i];
         struct ops_run r = {.d = d, .seed = (uint64_t)i + 1};
@@ -48,6 +48,13 @@ int main(void) {
             for (int64_t c = 0; c < s.hq * s.d; c++) zero &= r.out[c] == 0;
             ok(zero && r.out[s.b * s.t * s.hq * s.d] == -INFINITY, "a row that sees nothing: zeros, log-sum -inf");
         }
+        ops_end(&r);
+    }
+    for (int i = 0; i < ATTN_SHAPES_BF16; i++) {
+        struct ops_run r = {.d = d, .seed = (uint64_t)i + 1};
+        struct attn_problem x = {.s = attn_shapes_bf16[i]};
+        attn_run(&r, &x, true);
+        ok(r.worst <= attn_bound_bf16 && r.worst > 1e-7, "bf16, shape %d: NMSE %.2g", i, r.worst);
         ops_end(&r);
     }
     struct attn_fwd_args bad = {.b = 1, .t = 1, .hq = 3, .hkv = 2, .d = 4};

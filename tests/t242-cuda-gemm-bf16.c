@@ -19,40 +19,8 @@ static const struct {
     {8, {0, 64, 128, 128, 161, 162, 192, 224, 256}},
     {8, {0, 0, 0, 0, 0, 0, 0, 0, 0}},
 };
-static const struct {
-    int64_t m, n;
-} shapes[] = {{1, 1}, {5, 67}, {16, 129}, {17, 33}, {65, 127}, {129, 131}, {0, 3}};
+static const struct { int64_t m, n; } shapes[] = {{1, 1}, {5, 67}, {16, 129}, {17, 33}, {65, 127}, {129, 131}, {0, 3}};
 enum { KS = sizeof ks / sizeof *ks, SHAPES = sizeof shapes / sizeof *shapes };
-
-static double exact(const struct prod *p, int64_t i, int64_t j) {
-    double x = p->a.accumulate ? (double)p->c0[i * p->a.ldc + j] : 0;
-    for (int t = 0; t < p->a.terms; t++)
-        for (int64_t k = 0; k < p->a.term[t].k[p->a.segments]; k++)
-            x += (double)bf16_round(prod_flush(prod_a(p, t, i, k))) * (double)bf16_round(prod_flush(prod_b(p, t, j, k)));
-    return p->bias ? x + (double)p->bias[j] : x;
-}
-
-static float *result(const struct prod *p, struct dev *d) {
-    float *c;
-    need(mem_alloc(&c, (size_t)p->c_elems + 1, sizeof *c));
-    need(prod_run_device(p, d, c));
-    return c;
-}
-
-static double nmse(const struct prod *p, struct dev *d) {
-    float *c = result(p, d);
-    double error = 0, norm = 0;
-    for (int64_t i = 0; i < p->a.m; i++)
-        for (int64_t j = 0; j < p->a.n; j++) {
-            const double x = exact(p, i, j), e = (double)c[i * p->a.ldc + j] - x;
-            error += e * e;
-            norm += x * x;
-        }
-    for (int64_t i = 0; i < p->c_elems; i++) /* what lies between the rows is as before */
-        if (i % p->a.ldc >= p->a.n && !isnan(c[i])) error = INFINITY;
-    mem_free(&c);
-    return norm > 0 ? error / norm : error;
-}
 
 static void sweep(struct dev *d, int layout) {
     double worst = 0;
@@ -63,7 +31,7 @@ static void sweep(struct dev *d, int layout) {
             need(prod_init(&p, (enum gemm_layout)layout, shapes[s].m, shapes[s].n, 1 + (s + i) % 3, ks[i].segments,
                            ks[i].k, i % 2 ? 3 : 0, ks[i].segments == 1 && s % 2 == 0, (s + i) % 2 == 0));
             p.a.bf16 = 1;
-            const double e = nmse(&p, d);
+            const double e = prod_nmse(&p, d);
             if (!(e <= 1e-9)) printf("# m %d n %d case %d: %g\n", (int)p.a.m, (int)p.a.n, i, e);
             worst = fmax(worst, e);
             prod_free(&p);
@@ -77,11 +45,11 @@ static void shapes_agree(struct dev *d, int layout) {
     int differ = 0;
     need(prod_init(&p, (enum gemm_layout)layout, 130, 259, 2, ks[6].segments, ks[6].k, 0, false, true));
     p.a.bf16 = 1;
-    float *whole = result(&p, d);
+    float *whole = prod_result(&p, d);
     const int64_t m[] = {130, 64, 16, 1}, n[] = {128, 259, 259, 65};
     for (int s = 0; s < 4; s++) {
         p.a.m = m[s], p.a.n = n[s];
-        float *part = result(&p, d);
+        float *part = prod_result(&p, d);
         for (int64_t i = 0; i < m[s]; i++)
             differ += memcmp(part + i * p.a.ldc, whole + i * p.a.ldc, (size_t)n[s] * sizeof *part) != 0;
         mem_free(&part);
@@ -96,16 +64,16 @@ static void chain_is_cut(struct dev *d, int64_t m) {
     struct prod p;
     need(prod_init(&p, GEMM_NT, m, 40, 1, 1, ks[2].k, 0, false, false));
     p.a.bf16 = 1;
-    float *whole = result(&p, d);
+    float *whole = prod_result(&p, d);
     p.a.term[0].k[1] = 96;
-    float *cut = result(&p, d);
+    float *cut = prod_result(&p, d);
     memcpy(p.c0, cut, (size_t)p.c_elems * sizeof *cut);
     mem_free(&cut);
     p.a.accumulate = 1;
     p.a.term[0].k[1] = 35;
     for (int64_t i = 0; i < m; i++) memmove(p.fa[0] + i * 131, p.fa[0] + i * 131 + 96, 35 * sizeof(float));
     for (int64_t j = 0; j < 40; j++) memmove(p.fb[0] + j * 131, p.fb[0] + j * 131 + 96, 35 * sizeof(float));
-    cut = result(&p, d);
+    cut = prod_result(&p, d);
     ok(!memcmp(cut, whole, (size_t)p.c_elems * sizeof *cut), "m %d: a chain cut at k = 96 has the same bits", (int)m);
     mem_free(&cut);
     mem_free(&whole);

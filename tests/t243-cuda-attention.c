@@ -8,6 +8,7 @@ struct problem {
     int mask;
     int64_t pad;    /* between rows: a multiple of 4 keeps them aligned */
     int64_t t0, tk; /* forward only where tk > 0 */
+    int bf16;
 };
 
 static struct ops_run run(struct dev *d, const struct problem *p, uint64_t seed) {
@@ -46,6 +47,7 @@ static struct ops_run run(struct dev *d, const struct problem *p, uint64_t seed)
         .scale = scale,
         .t0 = p->t0,
         .tk = p->tk,
+        .bf16 = p->bf16,
     };
     ops_must(dev_attn_fwd(d, &f));
     ops_take(&r, o, NULL, n * ldo); /* what lies between the rows too: it must stay */
@@ -77,6 +79,7 @@ static struct ops_run run(struct dev *d, const struct problem *p, uint64_t seed)
         .ldo = ldo,
         .window = p->window,
         .scale = scale,
+        .bf16 = p->bf16,
     };
     ops_must(dev_attn_bwd(d, &b));
     ops_take(&r, dq, NULL, n * ldq);
@@ -90,31 +93,80 @@ static void compare(struct dev *host, struct dev *cuda, const struct problem *p,
     size_t at = 0;
     while (at < a.n && a.n == b.n && !memcmp(a.out + at, b.out + at, sizeof *a.out)) at++;
     ok(a.n == b.n && at == a.n && ops_canaries(&b),
-       "b %lld t %lld+%lld heads %lld/%lld d %lld window %lld mask %d pad %lld: the host's bits",
+       "b %lld t %lld+%lld heads %lld/%lld d %lld window %lld mask %d pad %lld bf16 %d: the host's bits",
        (long long)p->b, (long long)p->t0, (long long)p->t, (long long)p->hq, (long long)p->hkv, (long long)p->d,
-       (long long)p->window, p->mask, (long long)p->pad);
-    if (at < a.n) fprintf(stderr, "# output %zu of %zu: %.9g, the host's %.9g\n", at, a.n, (double)b.out[at], (double)a.out[at]);
+       (long long)p->window, p->mask, (long long)p->pad, p->bf16);
+    if (at < a.n)
+        fprintf(stderr, "# output %zu of %zu: %.9g, the host's %.9g\n", at, a.n, (double)b.out[at], (double)a.out[at]);
     ops_end(&a);
     ops_end(&b);
 }
 
 static const struct problem problems[] = {
-    {1, 70, 2, 1, 64, 0, 0, 0, 0, 0},    {1, 129, 1, 1, 64, 0, 2, 4, 0, 0},  {2, 66, 2, 1, 96, 0, 1, 8, 0, 0},
-    {1, 100, 2, 2, 128, 50, 0, 4, 0, 0}, {1, 65, 3, 1, 128, 0, 2, 0, 0, 0},  {1, 66, 1, 1, 192, 0, 0, 4, 0, 0},
-    {1, 67, 2, 1, 256, 30, 2, 0, 0, 0},  {1, 65, 1, 1, 320, 0, 0, 4, 0, 0},  {1, 65, 1, 1, 319, 0, 1, 3, 0, 0},
-    {2, 40, 2, 2, 77, 0, 0, 1, 0, 0},    {1, 210, 2, 1, 12, 5, 0, 4, 0, 0},  {3, 1, 2, 1, 80, 0, 0, 0, 0, 0},
-    {1, 130, 1, 1, 2, 0, 1, 2, 0, 0},    {1, 260, 2, 1, 16, 66, 1, 0, 0, 0},
+    {1, 70, 2, 1, 64, 0, 0, 0, 0, 0, 0},
+    {1, 129, 1, 1, 64, 0, 2, 4, 0, 0, 0},
+    {2, 66, 2, 1, 96, 0, 1, 8, 0, 0, 0},
+    {1, 100, 2, 2, 128, 50, 0, 4, 0, 0, 0},
+    {1, 65, 3, 1, 128, 0, 2, 0, 0, 0, 0},
+    {1, 66, 1, 1, 192, 0, 0, 4, 0, 0, 0},
+    {1, 67, 2, 1, 256, 30, 2, 0, 0, 0, 0},
+    {1, 65, 1, 1, 320, 0, 0, 4, 0, 0, 0},
+    {1, 65, 1, 1, 319, 0, 1, 3, 0, 0, 0},
+    {2, 40, 2, 2, 77, 0, 0, 1, 0, 0, 0},
+    {1, 210, 2, 1, 12, 5, 0, 4, 0, 0, 0},
+    {3, 1, 2, 1, 80, 0, 0, 0, 0, 0, 0},
+    {1, 130, 1, 1, 2, 0, 1, 2, 0, 0, 0},
+    {1, 260, 2, 1, 16, 66, 1, 0, 0, 0, 0},
     /* caches: one query a sequence, heads of a group together; a few; a whole tile and more */
-    {2, 1, 8, 2, 64, 0, 0, 0, 200, 256}, {2, 1, 6, 1, 128, 70, 1, 4, 150, 151}, {1, 3, 6, 1, 80, 0, 2, 1, 61, 80},
-    {1, 5, 4, 1, 96, 0, 0, 0, 0, 5},     {1, 16, 2, 2, 32, 20, 0, 0, 100, 130}, {2, 17, 4, 2, 32, 0, 1, 4, 50, 70},
-    {1, 80, 2, 1, 48, 0, 2, 0, 70, 160}, {1, 1, 20, 1, 24, 0, 0, 0, 63, 64},    {1, 1, 34, 2, 24, 0, 0, 0, 64, 65},
+    {2, 1, 8, 2, 64, 0, 0, 0, 200, 256, 0},
+    {2, 1, 6, 1, 128, 70, 1, 4, 150, 151, 0},
+    {1, 3, 6, 1, 80, 0, 2, 1, 61, 80, 0},
+    {1, 5, 4, 1, 96, 0, 0, 0, 0, 5, 0},
+    {1, 16, 2, 2, 32, 20, 0, 0, 100, 130, 0},
+    {2, 17, 4, 2, 32, 0, 1, 4, 50, 70, 0},
+    {1, 80, 2, 1, 48, 0, 2, 0, 70, 160, 0},
+    {1, 1, 20, 1, 24, 0, 0, 0, 63, 64, 0},
+    {1, 1, 34, 2, 24, 0, 0, 0, 64, 65, 0},
+    /* bf16 where tensor cores do not serve: few queries, large heads */
+    {2, 1, 8, 2, 64, 0, 0, 0, 100, 128, 1},
+    {1, 13, 2, 1, 20, 0, 2, 1, 0, 0, 1},
+    {1, 66, 1, 1, 136, 0, 0, 4, 0, 0, 1},
 };
+
+/* bf16 on tensor cores: not the host's bits, but its bound; a second run gives the same bits. */
+static void tensor_cores(struct dev *cuda, int shape) {
+    float *once = NULL;
+    for (int i = 0; i < 2; i++) {
+        struct ops_run r = {.d = cuda, .seed = (uint64_t)shape + 1, .bits_only = true};
+        struct attn_problem x = {.s = attn_shapes_bf16[shape]};
+        attn_run(&r, &x, true);
+        if (i) {
+            ok(!memcmp(once, r.out, r.n * sizeof *once), "  and again the same bits");
+        } else {
+            ok(r.worst <= attn_bound_bf16 && r.worst > 1e-7 && ops_canaries(&r), "bf16, shape %d: NMSE %.2g", shape,
+               r.worst);
+            ops_must(mem_alloc(&once, r.n, sizeof *once));
+            memcpy(once, r.out, r.n * sizeof *once);
+        }
+        ops_end(&r);
+    }
+    mem_free(&once);
+}
 
 /* The same rows in one call and as a prefill, then steps of a cache: the same bits. */
 static void steps(struct dev *cuda) {
     const int64_t t = 75, hq = 4, hkv = 2, d = 24, cut[] = {0, 60, 64, 65, 70, 75};
     struct ops_run r = {.d = cuda, .seed = 5, .bits_only = true};
-    struct attn_fwd_args f = {.b = 1, .t = t, .hq = hq, .hkv = hkv, .d = d, .ldq = hq * d, .ldk = hkv * d, .ldv = hkv * d, .ldo = hq * d, .scale = 0.2f};
+    struct attn_fwd_args f = {.b = 1,
+                              .t = t,
+                              .hq = hq,
+                              .hkv = hkv,
+                              .d = d,
+                              .ldq = hq * d,
+                              .ldk = hkv * d,
+                              .ldv = hkv * d,
+                              .ldo = hq * d,
+                              .scale = 0.2f};
     f.q = ops_put_f32(&r, ops_normal(&r, t * f.ldq, 1), t * f.ldq);
     f.k = ops_put_f32(&r, ops_normal(&r, t * f.ldk, 1), t * f.ldk);
     f.v = ops_put_f32(&r, ops_normal(&r, t * f.ldv, 1), t * f.ldv);
@@ -144,6 +196,7 @@ int main(void) {
     must(dev_open(&(struct dev_options){.backend = DEV_HOST, .threads = 1, .invariant = true}, &host));
     must(dev_open(&(struct dev_options){.backend = DEV_CUDA, .invariant = true}, &cuda));
     for (size_t i = 0; i < sizeof problems / sizeof *problems; i++) compare(host, cuda, &problems[i], i + 1);
+    for (int i = 0; i < ATTN_SHAPES_BF16; i++) tensor_cores(cuda, i);
     steps(cuda);
     struct attn_fwd_args wide = {.b = 1, .t = 1, .hq = 1, .hkv = 1, .d = 321};
     is_status(dev_attn_fwd(cuda, &wide), TM_ERR_UNSUPPORTED);

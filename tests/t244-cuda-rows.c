@@ -149,7 +149,7 @@ static float *logits(struct ops_run *r, int64_t n, int64_t ld, int64_t v, int64_
         for (int64_t j = 0; j < v; j++) {
             float *x = &z[i * ld + j];
             if (kind == 1) *x = rintf(*x / 3);
-            if (kind == 2) *x = (j * 7 + i) % 5 > 2 ? -fabsf(*x) : (j + i) % 3 ? -0.0f : 0.0f;
+            if (kind == 2) *x = fabsf(*x) > 1 ? -1 : *x > 0 ? 0.0f : -0.0f;
             if (kind == 3) *x = -INFINITY;
             if (kind == 4 && (j + i) % 11 == 0) *x = j % 2 ? NAN : -INFINITY;
             if (kind == 5) *x = NAN;

@@ -22,6 +22,7 @@ serves_not() {
     check "$what: code 20" ends 20 "$ranks" "$dir/deck.cfg" --set device.backend=cuda
     check "  says: $pattern" one_line "$pattern" error
     check "  nothing was written" test ! -e "$dir/run/results.json"
+    rm -rf "$dir/run" # its ledger knows the other device
     check "  auto: the host serves" ends 0 "$ranks" "$dir/deck.cfg"
     check "  and says why, once" one_line "$pattern" info
     check "  device host" says '^info .*device host: (avx|portable)'
@@ -51,9 +52,8 @@ else
     echo "# no $cc: no libraries made"
 fi
 
-emulated=${BUILD%/*}/emu$(sed -nE 's/.*(-[a-z]+)$/\1/p' <<<"$BUILD")/libtemper_cuda.so
-if [ -e "$emulated" ]; then
-    export TEMPER_CUDA_PLUGIN=$PWD/$emulated CUEMU_DEVICES=0
+if [ -e "${EMU:-build/emu}/libtemper_cuda.so" ]; then
+    export TEMPER_CUDA_PLUGIN=$PWD/${EMU:-build/emu}/libtemper_cuda.so CUEMU_DEVICES=0
     serves_not "no device" "counting devices: no device"
     unset CUEMU_DEVICES
 else

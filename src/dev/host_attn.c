@@ -15,6 +15,7 @@
 #include "dev/host.h"
 #include "dev/host_gemm.h"
 #include "dev/host_gemm_kernel.h"
+#include "numfmt/bf16.h"
 
 /* Left factors lie side by side in rows of GEMM_LDA floats: backward, scores, their gradient and the transposes of both. */
 enum { LD = GEMM_LDA, LEFT = ATTN_ROWS * GEMM_LDA, MAX_D = GEMM_KC / 2 };
@@ -53,21 +54,30 @@ static void product(const struct gemm_kernel *kn, int64_t rows, int64_t cols, in
 /* Columns of d channels in whole panels. */
 static int64_t padded(const struct gemm_kernel *kn, int64_t d) { return tiles(d, kn->nr) * kn->nr; }
 
+/* The factors of a product become bf16, where that is wanted. */
+static void round_rows(int bf16, float *x, int64_t ld, int64_t rows, int64_t cols) {
+    for (int64_t r = 0; bf16 && r < rows; r++)
+        for (int64_t c = 0; c < cols; c++) x[r * ld + c] = bf16_round(x[r * ld + c]);
+}
+
 /* A right factor x' of a tile x [n <= ATTN_KEYS, d]: panels [d][nr], ATTN_KEYS * d floats in all; zeros after the last row. */
-static void pack_transposed(const struct gemm_kernel *kn, const float *x, int64_t ld, int64_t n, int64_t d,
+static void pack_transposed(const struct gemm_kernel *kn, int bf16, const float *x, int64_t ld, int64_t n, int64_t d,
                             float *out) {
     for (int64_t r = 0; r < ATTN_KEYS; r += kn->nr, out += d * kn->nr) {
         int64_t rows = size_min(kn->nr, n - r);
         if (rows < kn->nr) memset(out, 0, (size_t)(d * kn->nr) * sizeof *out);
         if (rows > 0) kn->transpose(x + r * ld, ld, rows, d, out, kn->nr);
+        round_rows(bf16, out, kn->nr, d, kn->nr);
     }
 }
 /* A right factor x of a tile x [n <= ATTN_KEYS, d]: panels [ATTN_KEYS][nr], ATTN_KEYS * padded(d) floats in all. */
-static void pack_plain(const struct gemm_kernel *kn, const float *x, int64_t ld, int64_t n, int64_t d, float *out) {
+static void pack_plain(const struct gemm_kernel *kn, int bf16, const float *x, int64_t ld, int64_t n, int64_t d,
+                       float *out) {
     for (int64_t c = 0; c < d; c += kn->nr, out += ATTN_KEYS * kn->nr) {
         int64_t cols = size_min(kn->nr, d - c);
         if (cols < kn->nr) memset(out, 0, (size_t)(ATTN_KEYS * kn->nr) * sizeof *out);
         kn->copy(x + c, ld, n, cols, out, kn->nr);
+        round_rows(bf16, out, kn->nr, n, cols);
     }
 }
 static void copy_rows(const float *x, int64_t ldx, int64_t rows, int64_t cols, float *y, int64_t ldy) {
@@ -100,8 +110,8 @@ static int64_t kv_tile(const struct gemm_kernel *kn, int64_t d) { return ATTN_KE
 static void pack_kv(const struct gemm_kernel *kn, const struct attn_fwd_args *a, int64_t seq, int64_t kv, int64_t k0,
                     float *out) {
     const int64_t at = seq * (a->tk ? a->tk : a->t) + k0, n = size_min(ATTN_KEYS, a->t0 + a->t - k0);
-    pack_transposed(kn, host_f32(a->k) + at * a->ldk + kv * a->d, a->ldk, n, a->d, out);
-    pack_plain(kn, host_f32(a->v) + at * a->ldv + kv * a->d, a->ldv, n, a->d, out + ATTN_KEYS * a->d);
+    pack_transposed(kn, a->bf16, host_f32(a->k) + at * a->ldk + kv * a->d, a->ldk, n, a->d, out);
+    pack_plain(kn, a->bf16, host_f32(a->v) + at * a->ldv + kv * a->d, a->ldv, n, a->d, out + ATTN_KEYS * a->d);
 }
 
 /* One q tile of one head. kv: the packed key tiles. ws: rows of q and scores, then weighted values [ATTN_ROWS, padded d]. */
@@ -114,6 +124,7 @@ static void forward_tile(const struct dev *d, const struct gemm_kernel *kn, cons
     for (int r = 0; r < ATTN_ROWS; r++) top[r] = -INFINITY;
     memset(acc, 0, (size_t)(rows * cols) * sizeof *acc);
     copy_rows(host_f32(a->q) + (at + q0) * a->ldq + head * a->d, a->ldq, rows, a->d, q, LD);
+    round_rows(a->bf16, q, LD, rows, a->d);
     for (int64_t k0 = 0; k0 < a->t0 + q0 + rows; k0 += ATTN_KEYS) {
         struct leaf_attn x;
         int64_t keys;
@@ -121,6 +132,7 @@ static void forward_tile(const struct dev *d, const struct gemm_kernel *kn, cons
         if (!tile_init(&x, first, a->t0, a->t, a->window, a->scale, q0, k0, &keys)) continue;
         product(kn, rows, keys, a->d, q, k, a->d, s, LD, 0);
         d->leaf->attn_softmax(&x, s, top, sum, acc, cols);
+        round_rows(a->bf16, s, LD, rows, keys);
         product(kn, rows, cols, keys, s, v, ATTN_KEYS, acc, cols, 1);
     }
     for (int64_t r = 0; r < rows; r++) {
@@ -192,9 +204,9 @@ static void pack_keys(const struct gemm_kernel *kn, const struct attn_bwd_args *
     for (int64_t i = 0; i < n; i++) {
         const int64_t k0 = (w->k0 + i) * ATTN_KEYS, at = w->seq * a->t + k0, keys = size_min(ATTN_KEYS, a->t - k0);
         const float *k = host_f32(a->k) + at * a->ldk + w->kv * c, *v = host_f32(a->v) + at * a->ldv + w->kv * c;
-        pack_transposed(kn, k, a->ldk, keys, c, x->kt + i * flat);
-        pack_transposed(kn, v, a->ldv, keys, c, x->vt + i * flat);
-        pack_plain(kn, k, a->ldk, keys, c, x->k + i * wide);
+        pack_transposed(kn, a->bf16, k, a->ldk, keys, c, x->kt + i * flat);
+        pack_transposed(kn, a->bf16, v, a->ldv, keys, c, x->vt + i * flat);
+        pack_plain(kn, a->bf16, k, a->ldk, keys, c, x->k + i * wide);
     }
     memset(x->dk, 0, (size_t)(n * wide) * sizeof *x->dk);
     memset(x->dv, 0, (size_t)(n * wide) * sizeof *x->dv);
@@ -219,9 +231,10 @@ static void backward_tile(const struct dev *d, const struct gemm_kernel *kn, con
     const int32_t *first = a->first.a ? host_i32(a->first) + at : NULL;
     copy_rows(q, a->ldq, rows, c, x->left_q, LD);
     copy_rows(g, a->ldo, rows, c, x->left_g, LD);
+    round_rows(a->bf16, x->left_q, LD, rows, 2 * c); /* left_g lies beside it */
     if (w->dkv) {
-        pack_plain(kn, q, a->ldq, rows, c, x->q);
-        pack_plain(kn, g, a->ldo, rows, c, x->g);
+        pack_plain(kn, a->bf16, q, a->ldq, rows, c, x->q);
+        pack_plain(kn, a->bf16, g, a->ldo, rows, c, x->g);
     }
     memset(x->dq, 0, (size_t)(rows * cols) * sizeof *x->dq);
     for (int64_t k0 = w->k0 * ATTN_KEYS; k0 < end; k0 += ATTN_KEYS) {
@@ -231,6 +244,7 @@ static void backward_tile(const struct dev *d, const struct gemm_kernel *kn, con
         product(kn, rows, n, c, x->left_q, x->kt + i * flat, c, x->p, LD, 0);
         product(kn, rows, n, c, x->left_g, x->vt + i * flat, c, x->dp, LD, 0);
         d->leaf->attn_grad(&see, x->p, x->dp, lse, delta, a->hq);
+        round_rows(a->bf16, x->p, LD, rows, 2 * ATTN_KEYS); /* dp lies beside it */
         if (w->dkv) {
             kn->transpose(x->p, LD, rows, n, x->pt, LD);
             kn->transpose(x->dp, LD, rows, n, x->dpt, LD);

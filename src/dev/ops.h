@@ -95,12 +95,15 @@ struct rope_args {
  * Tiled with an online softmax: never a T x T array. Tile sizes are constants, so bits do not depend on threads.
  * With a cache of keys and values (forward only): the query rows are positions t0 .. t0 + T - 1 of their sequences and see keys from
  * position 0 on; k and v then hold tk >= t0 + T rows per sequence (tk = 0: T, and t0 = 0). Key tiles lie at fixed positions, so a row's bits
- * do not depend on where the query begins. */
+ * do not depend on where the query begins.
+ * bf16: the factors of every product (q, k, v, probabilities, dout, gradients of scores) are rounded to bf16 first; products and all sums,
+ * that of the softmax too, are fp32 of what is not rounded. */
 struct attn_fwd_args {
     dptr q, k, v, o, lse, first;
     int64_t b, t, hq, hkv, d, ldq, ldk, ldv, ldo, window;
     float scale;
     int64_t t0, tk;
+    int bf16;
 };
 /* Gradients, written whole; they have the row distances of their forward arrays, dout that of o. dk, dv of one KV
  * head sum over its q heads in rising order, then rows rising. `delta` [N, hq] is scratch. */
@@ -108,6 +111,7 @@ struct attn_bwd_args {
     dptr q, k, v, o, lse, first, dout, dq, dk, dv, delta;
     int64_t b, t, hq, hkv, d, ldq, ldk, ldv, ldo, window;
     float scale;
+    int bf16;
 };
 
 /* y = silu(g) * u, element-wise over n; and its gradients (dg, du may alias g, u). */

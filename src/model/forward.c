@@ -82,7 +82,8 @@ static enum status attention(const struct pass *p, int l, tape_val x, tape_val *
                                .d = d,
                                .window = c->window[l],
                                .scale = (float)(1 / sqrt((double)d)),
-                               .cache = p->shape->cache ? &p->shape->cache[l] : NULL};
+                               .cache = p->shape->cache ? &p->shape->cache[l] : NULL,
+                               .bf16 = m->o.bf16};
     TM_TRY(tape_attention(t, qkv[0], qkv[1], qkv[2], p->io->first, &a, &o));
     TM_TRY(site(p, l, MODEL_SITE_O_INPUT, o, &o));
     return tape_linear_row(t, o, weight(p, MODEL_O, l), weight(p, MODEL_O_BIAS, l), &m->axis_attention_q, y);

@@ -52,7 +52,7 @@ struct model_options {
     struct dev *dev;
     const struct par_grid *grid;
     bool training;         /* gradients are wanted */
-    bool bf16;             /* products with weights have bf16 factors; all values stay fp32 */
+    bool bf16;             /* products, attention's too, have bf16 factors; all values stay fp32 */
     int64_t max_positions; /* longest sequence */
 };
 

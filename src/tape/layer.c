@@ -167,7 +167,8 @@ static enum status attention_forward(struct tape *t, const struct tape_op *op) {
                                                           .ldv = a->kv_heads * a->d,
                                                           .ldo = a->heads * a->d,
                                                           .window = a->window,
-                                                          .scale = a->scale});
+                                                          .scale = a->scale,
+                                                          .bf16 = a->bf16});
 }
 
 static enum status attention_backward(struct tape *t, const struct tape_op *op) {
@@ -193,7 +194,8 @@ static enum status attention_backward(struct tape *t, const struct tape_op *op) 
                                                           .ldv = a->kv_heads * a->d,
                                                           .ldo = a->heads * a->d,
                                                           .window = a->window,
-                                                          .scale = a->scale});
+                                                          .scale = a->scale,
+                                                          .bf16 = a->bf16});
 }
 
 static const struct tape_kind attention_kind = {.name = "attention",

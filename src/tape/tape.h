@@ -88,6 +88,7 @@ struct tape_attention {
     const struct tape_cache
         *cache; /* borrowed; NULL: none. Else k and v are first put into it, and positions 0 .. *at + t - 1 are seen as
                                      * far as `first` and the window allow. Not for training */
+    bool bf16;  /* attn_fwd_args.bf16 */
 };
 enum status tape_attention(struct tape *t, tape_val q, tape_val k, tape_val v, tape_val first,
                            const struct tape_attention *a, tape_val *o);
