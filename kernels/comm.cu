@@ -1,8 +1,8 @@
 /* Communicators between devices over NCCL: opening within a deadline, collectives that are exact in any order, messages beside the queue.
  *
  * Communicators do not block: NCCL's own thread may still be at a call when it returns, and then nothing else may be queued, so every call
- * settles first. Bytes over the links for n bytes and P ranks: gather n (P - 1) received by each, bcast n, sums and maxima 2 n (P - 1) / P;
- * the maxima add two passes over the memory (8 bytes an element; argmax 32), which the links' time hides nothing of but is a tenth of. */
+ * settles first. Bytes over the links for n bytes and P ranks: gather n (P - 1) received by each, bcast n, sums and maxima 2 n (P - 1) / P.
+ * The maxima pass twice over the memory (16 bytes an element, argmax 32): at P = 8 on NVLink a third of what the links take (7 and 14 bytes). */
 #include "comm.h"
 
 #if TEMPER_NCCL
@@ -51,7 +51,7 @@ static int settle(struct cuda_comm *c, ncclResult_t r, const char *what) {
     while (r == ncclInProgress) {
         if (c->aborted) return gpu_fail(TM_ERR_COMM, "NCCL: %s: ended from outside", what);
         if (c->deadline > 0 && now() - begin > c->deadline)
-            return gpu_fail(TM_ERR_TIMEOUT, "NCCL: %s is not done after %.0f s: a rank of it is gone or late", what,
+            return gpu_fail(TM_ERR_TIMEOUT, "NCCL: %s is not done after %g s: a rank of it is gone or late", what,
                             c->deadline);
         sched_yield();
         ncclResult_t asked = ncclCommGetAsyncError(c->nccl, &r);

@@ -1,5 +1,5 @@
 /* TEST ranks=1,2,3,4,8 backends=host tier=1 */
-/* TEST ranks=2 backends=cuda,cuda1 tier=1 */
+/* TEST ranks=2,3,4 backends=cuda,cuda1 tier=1 */
 /* par/: the tree sum is bit-equal to a serial tree over the ranks' vectors, for any length and any set of present ranks; a ring is not. */
 #include <mpi.h>
 

@@ -62,6 +62,7 @@ enum status dev_open(const struct dev_options *o, struct dev **out) {
     d->table = tables[o->backend];
     d->backend = o->backend;
     d->profile = o->profile;
+    d->device = o->backend == DEV_CUDA ? o->device : 0;
     d->threads = o->threads ? o->threads : omp_get_max_threads();
     d->next = UINT64_C(1) << 40;
     dev_counters_reset(d);
@@ -89,6 +90,7 @@ void dev_close(struct dev **d) {
 }
 
 enum dev_backend dev_backend(const struct dev *d) { return d->backend; }
+int dev_device(const struct dev *d) { return d->device; }
 const char *dev_describe(const struct dev *d) { return d->describe; }
 
 enum status dev_alloc(struct dev *d, const char *what, size_t bytes, dptr *out) {

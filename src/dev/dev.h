@@ -32,6 +32,7 @@ enum status dev_cuda_devices(int *n);
 enum dev_backend dev_backend(const struct dev *d);
 enum dev_backend
 dev_backend_named(const char *name);           /* "host", "guard", "plan", "cuda"; NULL or another word: DEV_HOST */
+int dev_device(const struct dev *d);           /* cuda: its number; else 0 */
 const char *dev_describe(const struct dev *d); /* one line for the log: backend, kernel, threads, which GEMM serves */
 
 /* Memory. Zero-filled. `what` names the class in messages and in the plan (weights, gradients, optimizer, activations, ...). */

@@ -48,7 +48,7 @@ extern const struct dev_table dev_host, dev_guard, dev_plan, dev_cuda;
 struct dev {
     const struct dev_table *table;
     enum dev_backend backend;
-    int threads;
+    int threads, device;
     bool profile;            /* see dev_options */
     struct host_gemm *gemm;  /* host and guard */
     const struct leaf *leaf; /* host and guard */

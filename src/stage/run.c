@@ -1,7 +1,6 @@
 /* The frame: deck on all ranks, grid, device, run directory, stages in order, results. */
 #include "stage/run.h"
 
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +12,7 @@
 #include "base/version.h"
 #include "ckpt/ckpt.h"
 #include "hub/pretty.h"
+#include "stage/device.h"
 #include "stage/plan.h"
 #include "stage/profile.h"
 #include "stage/report.h"
@@ -100,43 +100,10 @@ static enum status make_grid_all(struct stage_run *r) {
     return stage_check_grid(r);
 }
 
-/* Cores that this process may use, shared with the other ranks of the host. OMP_NUM_THREADS decides when it is set. */
-static int threads_here(void) {
-    cpu_set_t cores;
-    if (getenv("OMP_NUM_THREADS") || sched_getaffinity(0, sizeof cores, &cores) != 0) return 0;
-    int n = CPU_COUNT(&cores) / par_local_size();
-    return n > 0 ? n : 1;
-}
-
 static void set_log_level(const char *word) {
     static const char *const words[] = {"error", "warn", "info", "debug"};
     for (int i = 0; i < 4; i++)
         if (!strcmp(word, words[i])) log_set_level((enum log_level)i);
-}
-
-/* "auto": cuda where every rank of the host can have a device, else the host, with the reason. */
-static enum dev_backend choose_backend(const char *word) {
-    int n;
-    if (strcmp(word, "auto") != 0) return dev_backend_named(word);
-    if (dev_cuda_devices(&n) == TM_OK) return DEV_CUDA;
-    log_info("device host: %s", status_message());
-    return DEV_HOST;
-}
-
-static enum status open_device(struct stage_run *r) {
-    int n = 1;
-    struct dev_options o = {.backend = choose_backend(r->deck->device.backend),
-                            .threads = (int)r->deck->device.threads,
-                            .invariant = r->invariant,
-                            .profile = r->o.profile,
-                            .kernel = getenv("TEMPER_KERNEL")}; /* tests: another instruction set, the same bits */
-    if (o.threads == 0) o.threads = threads_here();
-    if (o.backend == DEV_CUDA) TM_TRY(dev_cuda_devices(&n));
-    o.device = par_local_rank() % n;
-    TM_TRY(dev_open(&o, &r->dev));
-    log_info("device %s", dev_describe(r->dev));
-    stage_memory_begin(r);
-    return TM_OK;
 }
 
 static enum status lock_run_dir(struct stage_run *r) {
@@ -194,8 +161,9 @@ static enum status run_all(struct stage_run *r) {
     TM_TRY(make_grid_all(r));
     TM_TRY(par_agree_all(lock_run_dir(r)));
     TM_TRY(stage_history_all(r));
-    TM_TRY(par_agree_all(open_device(r)));
+    TM_TRY(par_agree_all(stage_device_open(r)));
     TM_TRY(par_watchdog_start(r->deck->limits.deadline_s));
+    TM_TRY(stage_device_join_all(r));
     log_info("temper %s ranks=%d tp=%d pp=%d dp=%d grid_invariant=%s run=%s", version_string(), par_size(), r->grid.tp,
              r->grid.pp, r->grid.dp, r->invariant ? "yes" : "no", r->deck->run.dir);
     TM_TRY(run_stages_all(r));
@@ -207,8 +175,8 @@ enum status stage_run_deck_all(const struct stage_options *o) {
     stage_catch_signals();
     enum status st = run_all(&r);
     par_watchdog_stop();
-    dev_close(&r.dev);
     par_grid_destroy(&r.grid);
+    dev_close(&r.dev);
     json_decref(r.results);
     json_decref(r.finished);
     ckpt_unlock_run(&r.lock);
