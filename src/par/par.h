@@ -123,7 +123,7 @@ enum status par_watchdog_start(double deadline_s);
 void par_watchdog_stop(void);
 void par_note(const char *stage, int64_t step, const char *operation); /* strings are copied */
 
-/* Time and bytes by collective so far, for --profile. */
+/* Time and bytes by collective so far, for --profile; of what devices' own communicators carry, the time to queue it. */
 struct par_counter {
     const char *name;
     int64_t calls, bytes;
