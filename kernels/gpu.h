@@ -42,8 +42,7 @@ int gpu_work(struct cuda_gpu *g, size_t bytes, void **out);
 
 void gpu_gemm_close(struct cuda_gpu *g); /* releases g->gemm, after the last product */
 
-#define OP(name, flops, bytes, doc) \
-    __attribute__((weak)) int gpu_##name(struct cuda_gpu *g, const struct name##_args *a);
+#define OP(name, flops, bytes, doc) int gpu_##name(struct cuda_gpu *g, const struct name##_args *a);
 #include "dev/ops.def"
 #undef OP
 

@@ -167,9 +167,9 @@ static enum status cuda_unmap(struct dev *d, struct dev_block *b, dptr p, size_t
 }
 static enum status cuda_sync(struct dev *d) { return failed(plugin->sync(d->gpu)); }
 
-#define OP(name, flops, bytes, doc)                                                                             \
-    static enum status cuda_##name(struct dev *d, const struct name##_args *a) {                                \
-        return plugin->name ? failed(plugin->name(d->gpu, a)) : TM_FAIL(TM_ERR_UNSUPPORTED, "cuda: no " #name); \
+#define OP(name, flops, bytes, doc)                                              \
+    static enum status cuda_##name(struct dev *d, const struct name##_args *a) { \
+        return failed(plugin->name(d->gpu, a));                                  \
     }
 #include "dev/ops.def" // IWYU pragma: keep
 #undef OP
