@@ -109,9 +109,10 @@ static __global__ void sum_exp_k(sum_exp_rows a, vocab_cut cut) {
     place p;
     if (place_of_warp(cut, a.n, &p)) {
         const float *z = a.z + p.row * a.ld + cut.at[p.segment], top = a.top[p.row], k = a.inv_temp;
-        part[threadIdx.x / WARP] = lane_sum<float, 16>(
+        const float sum = lane_sum<float, 16>(
             cut.at[p.segment + 1] - cut.at[p.segment], [=](int i) { return z[i]; },
             [=](float x, int) { return vmath_exp(x * k - top); });
+        if (threadIdx.x % WARP == 0) part[threadIdx.x / WARP] = sum;
     }
     __syncthreads();
     int rows = WARPS / cut.segments, r = (int)threadIdx.x;
@@ -153,13 +154,14 @@ static __global__ void kl_grad_k(kl_rows a, vocab_cut cut) {
         const bool grad = a.weight;
         /* log p - log q with the row constants in one: the difference of near logits is exact */
         const float shift = (float)((double)tmax - (double)smax + (vmath_log_wide(tsum) - vmath_log_wide(ssum)));
-        part[threadIdx.x / WARP] = lane_sum<float, 8>(
+        const float sum = lane_sum<float, 8>(
             cut.at[p.segment + 1] - cut.at[p.segment], [=](int i) { return logit_pair{zs[i], zt[i]}; },
             [=](logit_pair x, int i) {
                 float pt = vmath_exp(x.t * k - tmax) * tinv;
                 if (grad) zs[i] = (vmath_exp(x.s * k - smax) * sinv - pt) * w;
                 return pt == 0 ? 0 : pt * ((x.t - x.s) * k - shift); /* a teacher's -inf is no NaN here */
             });
+        if (threadIdx.x % WARP == 0) part[threadIdx.x / WARP] = sum;
     }
     __syncthreads();
     int rows = WARPS / cut.segments, r = (int)threadIdx.x;
