@@ -27,18 +27,21 @@ struct bf16_pack {
 };
 static __global__ void attn_pack_k(struct bf16_pack p, uint4 *y) {
     GPU_EACH(i, p.total) {
-        const int64_t groups = p.wide / 8, c = i % groups * 8, h = i / groups % p.heads, row = i / groups / p.heads, seq = row / p.n, r = row % p.n;
+        const int64_t groups = p.wide / 8, c = i % groups * 8, h = i / groups % p.heads, row = i / groups / p.heads,
+                      seq = row / p.n, r = row % p.n;
         const float *x = p.x + (seq * p.step + r) * p.ld + h * p.d + c;
         uint32_t out[4];
 #pragma unroll
         for (int e = 0; e < 4; e++) {
-            const uint32_t lo = c + 2 * e < p.d ? bf16_encode(x[2 * e]) : 0, hi = c + 2 * e + 1 < p.d ? bf16_encode(x[2 * e + 1]) : 0;
+            const uint32_t lo = c + 2 * e < p.d ? bf16_encode(x[2 * e]) : 0,
+                           hi = c + 2 * e + 1 < p.d ? bf16_encode(x[2 * e + 1]) : 0;
             out[e] = lo | hi << 16;
         }
         y[((seq * p.heads + h) * p.n + r) * groups + c / 8] = make_uint4(out[0], out[1], out[2], out[3]);
     }
 }
-static void pack(struct cuda_gpu *g, dptr x, int64_t ld, int64_t b, int64_t step, int64_t n, int64_t heads, int64_t d, int64_t wide, bf16_t *y) {
+static void pack(struct cuda_gpu *g, dptr x, int64_t ld, int64_t b, int64_t step, int64_t n, int64_t heads, int64_t d,
+                 int64_t wide, bf16_t *y) {
     struct bf16_pack p = {gpu_f32(x), ld, step, n, heads, d, wide, b * n * heads * (wide / 8)};
     LAUNCH(attn_pack_k, gpu_blocks(p.total, GPU_THREADS), GPU_THREADS, 0, g->stream, p, (uint4 *)y);
 }
@@ -89,13 +92,15 @@ template <int D, class Walk> struct bf16_feed {
 
 /* --- products of a warp --------------------------------------------------------------------------------------------------------- */
 /* Accumulators [16, 8 n]: lane 4 g + t has rows g and g + 8, columns 8 j + 2 t + {0, 1}: element e is row g + e / 2 * 8, column .. + e % 2. */
-static __device__ __forceinline__ void mma_pair(float (&c)[4], float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[4]) {
+static __device__ __forceinline__ void mma_pair(float (&c)[4], float (&d)[4], const uint32_t (&a)[4],
+                                                const uint32_t (&b)[4]) {
     const uint32_t left[2] = {b[0], b[1]}, right[2] = {b[2], b[3]};
     mma_m16n8k16_bf16(c, a, left);
     mma_m16n8k16_bf16(d, a, right);
 }
 /* s = left [16, D] right [TILE, D]' */
-template <int D> static __device__ ATTN_PART void channels_product(float (&s)[8][4], const bf16_t *left, const bf16_t *right) {
+template <int D>
+static __device__ ATTN_PART void channels_product(float (&s)[8][4], const bf16_t *left, const bf16_t *right) {
     enum { LD = bf16_size<D>::LD };
     const int lane = threadIdx.x % WARP;
 #pragma unroll
@@ -120,7 +125,8 @@ static __device__ __forceinline__ uint32_t pair(float lo, float hi) {
     return u;
 }
 /* acc [16, D] += s [16, TILE] right [TILE, D], s rounded */
-template <int D> static __device__ ATTN_PART void rows_product(float (&acc)[D / 8][4], const float (&s)[8][4], const bf16_t *right) {
+template <int D>
+static __device__ ATTN_PART void rows_product(float (&acc)[D / 8][4], const float (&s)[8][4], const bf16_t *right) {
     enum { LD = bf16_size<D>::LD };
     const int lane = threadIdx.x % WARP;
 #pragma unroll
@@ -136,7 +142,8 @@ template <int D> static __device__ ATTN_PART void rows_product(float (&acc)[D / 
     }
 }
 /* Row e of the lane's two (0: g, 1: g + 8), times `factor`. */
-template <int D> static __device__ ATTN_PART void store_row(float *to, const float (&acc)[D / 8][4], int e, float factor, int d) {
+template <int D>
+static __device__ ATTN_PART void store_row(float *to, const float (&acc)[D / 8][4], int e, float factor, int d) {
 #pragma unroll
     for (int j = 0; j < D / 8; j++) {
         const int c = j * 8 + threadIdx.x % 4 * 2;
@@ -191,23 +198,22 @@ static __device__ ATTN_PART void softmax(float (&s)[8][4], float (&acc)[D / 8][4
 
 /* 128 queries of one head. q, k, v: packed; k and v have t0 + T rows a head. */
 template <int D>
-static __global__ void __launch_bounds__(ATTN_THREADS, 1) attn_fwd_bf16_k(struct attn_fwd_args a, const bf16_t *q, const bf16_t *k, const bf16_t *v) {
+static __global__ void __launch_bounds__(ATTN_THREADS, 1)
+    attn_fwd_bf16_k(struct attn_fwd_args a, const bf16_t *q, const bf16_t *k, const bf16_t *v) {
     enum { LD = bf16_size<D>::LD };
     DYN_SHARED(bf16_t, left);
     const int lane = threadIdx.x % WARP, r0 = threadIdx.x / WARP * 16, d = (int)a.d;
-    const int64_t per = a.b * a.hq, i = blockIdx.x % per, seq = i / a.hq, head = i % a.hq, kv = seq * a.hkv + head / (a.hq / a.hkv);
-    const int q0 = (int)(gridDim.x / per - 1 - blockIdx.x / per) * ROWS, rows = least(ROWS, a.t - q0); /* the long ones first */
+    const int64_t per = a.b * a.hq, i = blockIdx.x % per, seq = i / a.hq, head = i % a.hq,
+                  kv = seq * a.hkv + head / (a.hq / a.hkv);
+    const int q0 = (int)(gridDim.x / per - 1 - blockIdx.x / per) * ROWS,
+              rows = least(ROWS, a.t - q0); /* the long ones first */
     const int64_t token = seq * a.t + q0, keys = a.t0 + a.t;
     const int32_t *first = a.first.a ? attn_ptr<int32_t>(a.first) + token : nullptr;
     const float factor = a.scale * LOG2E;
-    struct attn_key_walk<bf16_t> w = {.k = k + kv * keys * D,
-                                      .v = v + kv * keys * D,
-                                      .ld = {D, D},
-                                      .window = a.window,
-                                      .first = first,
-                                      .at = (int)a.t0 + q0,
-                                      .rows = rows,
-                                      .k0 = attn_begin((int)a.t0 + q0, a.window)};
+    struct attn_key_walk<bf16_t> w = {
+        .k = k + kv * keys * D, .v = v + kv * keys * D, .ld = {D, D}, .window = a.window, .first = first,
+        .at = (int)a.t0 + q0, .rows = rows, .k0 = attn_begin((int)a.t0 + q0, a.window)
+    };
     float acc[D / 8][4] = {}, top[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
     int lo[2], at[2]; /* what the lane's two rows see: keys lo .. at */
 
@@ -249,7 +255,8 @@ static __global__ void __launch_bounds__(ATTN_THREADS, 1) attn_fwd_bf16_k(struct
         if (at[e] < 0) continue;
         store_row<D>(attn_ptr<float>(a.o) + row * a.ldo + head * d, acc, e, all == 0 ? 0 : 1.0f / all, d);
         if (lane % 4 == 0)
-            attn_ptr<float>(a.lse)[row * a.hq + head] = all == 0 ? -INFINITY : (float)((double)top[e] * LN2 + vmath_log_wide(all));
+            attn_ptr<float>(a.lse)[row * a.hq + head] =
+                all == 0 ? -INFINITY : (float)((double)top[e] * LN2 + vmath_log_wide(all));
     }
 }
 
@@ -261,18 +268,16 @@ static __global__ void __launch_bounds__(ATTN_THREADS, 1)
     enum { LD = bf16_size<D>::LD, LEFT = bf16_size<D>::LEFT };
     DYN_SHARED(bf16_t, left);
     const int lane = threadIdx.x % WARP, r0 = threadIdx.x / WARP * 16, d = (int)a.d;
-    const int64_t per = a.b * a.hq, i = blockIdx.x % per, seq = i / a.hq, head = i % a.hq, kv = seq * a.hkv + head / (a.hq / a.hkv);
-    const int q0 = (int)(gridDim.x / per - 1 - blockIdx.x / per) * ROWS, rows = least(ROWS, a.t - q0); /* the long ones first */
+    const int64_t per = a.b * a.hq, i = blockIdx.x % per, seq = i / a.hq, head = i % a.hq,
+                  kv = seq * a.hkv + head / (a.hq / a.hkv);
+    const int q0 = (int)(gridDim.x / per - 1 - blockIdx.x / per) * ROWS,
+              rows = least(ROWS, a.t - q0); /* the long ones first */
     const int64_t token = seq * a.t + q0;
     const int32_t *first = a.first.a ? attn_ptr<int32_t>(a.first) + token : nullptr;
-    struct attn_key_walk<bf16_t> w = {.k = k + kv * a.t * D,
-                                      .v = v + kv * a.t * D,
-                                      .ld = {D, D},
-                                      .window = a.window,
-                                      .first = first,
-                                      .at = q0,
-                                      .rows = rows,
-                                      .k0 = attn_begin(q0, a.window)};
+    struct attn_key_walk<bf16_t> w = {
+        .k = k + kv * a.t * D, .v = v + kv * a.t * D, .ld = {D, D}, .window = a.window, .first = first, .at = q0,
+        .rows = rows, .k0 = attn_begin(q0, a.window)
+    };
     float acc[D / 8][4] = {}, lse[2], delta[2]; /* lse in units of log2 */
     int lo[2], at[2];
 
@@ -307,7 +312,8 @@ static __global__ void __launch_bounds__(ATTN_THREADS, 1)
     cp_async_wait<0>();
 #pragma unroll
     for (int e = 0; e < 2; e++)
-        if (at[e] >= 0) store_row<D>(attn_ptr<float>(a.dq) + (token + r0 + lane / 4 + 8 * e) * a.ldq + head * d, acc, e, 1, d);
+        if (at[e] >= 0)
+            store_row<D>(attn_ptr<float>(a.dq) + (token + r0 + lane / 4 + 8 * e) * a.ldq + head * d, acc, e, 1, d);
 }
 
 /* dk and dv of 128 keys of one KV head: transposed, keys are the left rows. What the columns need lies in shared memory: [3][TILE]. */
@@ -321,19 +327,11 @@ static __global__ void __launch_bounds__(ATTN_THREADS, 1)
     const int lane = threadIdx.x % WARP, r0 = threadIdx.x / WARP * 16, d = (int)a.d, group = (int)(a.hq / a.hkv);
     const int64_t per = a.b * a.hkv, i = blockIdx.x % per, seq = i / a.hkv, kv = i % a.hkv, token = seq * a.t;
     const int k0 = (int)(blockIdx.x / per) * ROWS, keys = least(ROWS, a.t - k0);
-    struct attn_query_walk<bf16_t> w = {.q = q + i * group * a.t * D,
-                                        .g = g + i * group * a.t * D,
-                                        .ld = {D, D},
-                                        .window = a.window,
-                                        .step = a.t * D,
-                                        .first = a.first.a ? attn_ptr<int32_t>(a.first) + token : nullptr,
-                                        .t = (int)a.t,
-                                        .heads = group,
-                                        .k0 = k0,
-                                        .k1 = k0 + ROWS,
-                                        .end = least(a.t, a.window ? k0 + ROWS + a.window - 1 : a.t),
-                                        .head = 0,
-                                        .q0 = k0 - TILE};
+    struct attn_query_walk<bf16_t> w = {
+        .q = q + i * group * a.t * D, .g = g + i * group * a.t * D, .ld = {D, D}, .window = a.window, .step = a.t * D,
+        .first = a.first.a ? attn_ptr<int32_t>(a.first) + token : nullptr, .t = (int)a.t, .heads = group, .k0 = k0,
+        .k1 = k0 + ROWS, .end = least(a.t, a.window ? k0 + ROWS + a.window - 1 : a.t), .head = 0, .q0 = k0 - TILE
+    };
     float dk[D / 8][4] = {}, dv[D / 8][4] = {};
 
     copy_tile<D, ROWS>(left, k + (i * a.t + k0) * D, keys);
@@ -393,7 +391,8 @@ template <int D> static int forward(struct cuda_gpu *g, const struct attn_fwd_ar
     return gpu_launched("attn_fwd");
 }
 template <int D> static int backward(struct cuda_gpu *g, const struct attn_bwd_args *a, bool *done) {
-    const size_t shared = (2 * bf16_size<D>::LEFT + STAGES * 2 * bf16_size<D>::RIGHT) * sizeof(bf16_t), columns = 3 * TILE * sizeof(float);
+    const size_t shared = (2 * bf16_size<D>::LEFT + STAGES * 2 * bf16_size<D>::RIGHT) * sizeof(bf16_t),
+                 columns = 3 * TILE * sizeof(float);
     const int64_t nq = a->b * a->hq * a->t * D, nkv = a->b * a->hkv * a->t * D, tiles = (a->t + ROWS - 1) / ROWS;
     auto dq = attn_dq_bf16_k<D>;
     auto dkv = attn_dkv_bf16_k<D>;

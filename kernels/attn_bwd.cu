@@ -26,26 +26,26 @@ static __device__ __forceinline__ void attn_grad(bool seen, float scale, float l
     *dp = seen ? y : 0.0f;
 }
 
-template <int D> static constexpr size_t attn_bwd_shared = (SLOTS * SLOT + TILE * (P_LD + 2 * attn_size<D>::LD)) * sizeof(float);
+template <int D>
+static constexpr size_t attn_bwd_shared = (SLOTS * SLOT + TILE * (P_LD + 2 * attn_size<D>::LD)) * sizeof(float);
 
 /* dq of 64 queries of one head. Passes of a tile of keys: k and v by channels, k by rows. */
-template <int D> static __global__ void __launch_bounds__(ATTN_THREADS, D <= 128 ? 2 : 1) attn_dq_k(struct attn_bwd_args a) {
+template <int D>
+static __global__ void __launch_bounds__(ATTN_THREADS, D <= 128 ? 2 : 1) attn_dq_k(struct attn_bwd_args a) {
     enum { TR = TILE / LANES, LD = attn_size<D>::LD, ROWS = attn_size<D>::ROWS };
     DYN_SHARED(float, shared);
     float *q = shared + SLOTS * SLOT, *g = q + TILE * LD, *p = g + TILE * LD;
     const int ty = threadIdx.x / LANES, tx = threadIdx.x % LANES, d = (int)a.d;
     const int64_t per = a.b * a.hq, i = blockIdx.x % per, seq = i / a.hq, head = i % a.hq, kv = head / (a.hq / a.hkv);
-    const int q0 = (int)(gridDim.x / per - 1 - blockIdx.x / per) * TILE, rows = least(TILE, a.t - q0); /* the long ones first */
+    const int q0 = (int)(gridDim.x / per - 1 - blockIdx.x / per) * TILE,
+              rows = least(TILE, a.t - q0); /* the long ones first */
     const int64_t token = seq * a.t + q0;
     const int32_t *first = a.first.a ? attn_ptr<int32_t>(a.first) + token : nullptr;
-    struct attn_key_walk<float> w = {.k = attn_ptr<float>(a.k) + seq * a.t * a.ldk + kv * a.d,
-                              .v = attn_ptr<float>(a.v) + seq * a.t * a.ldv + kv * a.d,
-                              .ld = {a.ldk, a.ldv},
-                              .window = a.window,
-                              .first = first,
-                              .at = q0,
-                              .rows = rows,
-                              .k0 = attn_begin(q0, a.window)};
+    struct attn_key_walk<float> w = {
+        .k = attn_ptr<float>(a.k) + seq * a.t * a.ldk + kv * a.d,
+        .v = attn_ptr<float>(a.v) + seq * a.t * a.ldv + kv * a.d, .ld = {a.ldk, a.ldv}, .window = a.window,
+        .first = first, .at = q0, .rows = rows, .k0 = attn_begin(q0, a.window)
+    };
     float acc[TR][D / LANES], lse[TR], delta[TR];
     int lo[TR], at[TR]; /* what the rows see: keys lo .. at */
 
@@ -90,27 +90,23 @@ template <int D> static __global__ void __launch_bounds__(ATTN_THREADS, D <= 128
 
 /* dk and dv of 64 keys of one KV head. Passes of a tile of queries: q and dout by channels, dout and q by rows. Products are transposed:
  * keys are the left rows. */
-template <int D> static __global__ void __launch_bounds__(ATTN_THREADS, D <= 128 ? 2 : 1) attn_dkv_k(struct attn_bwd_args a) {
+template <int D>
+static __global__ void __launch_bounds__(ATTN_THREADS, D <= 128 ? 2 : 1) attn_dkv_k(struct attn_bwd_args a) {
     enum { TR = TILE / LANES, LD = attn_size<D>::LD, ROWS = attn_size<D>::ROWS };
     DYN_SHARED(float, shared);
     float *k = shared + SLOTS * SLOT, *v = k + TILE * LD, *p = v + TILE * LD;
     const int ty = threadIdx.x / LANES, tx = threadIdx.x % LANES, d = (int)a.d, group = (int)(a.hq / a.hkv);
     const int64_t per = a.b * a.hkv, i = blockIdx.x % per, seq = i / a.hkv, kv = i % a.hkv, token = seq * a.t;
     const int k0 = (int)(blockIdx.x / per) * TILE, keys = least(TILE, a.t - k0);
-    const float *lse = attn_ptr<float>(a.lse) + token * a.hq + kv * group, *delta = attn_ptr<float>(a.delta) + token * a.hq + kv * group;
-    struct attn_query_walk<float> w = {.q = attn_ptr<float>(a.q) + token * a.ldq + kv * group * d,
-                                .g = attn_ptr<float>(a.dout) + token * a.ldo + kv * group * d,
-                                .ld = {a.ldq, a.ldo},
-                                .window = a.window,
-                                .step = d,
-                                .first = a.first.a ? attn_ptr<int32_t>(a.first) + token : nullptr,
-                                .t = (int)a.t,
-                                .heads = group,
-                                .k0 = k0,
-                                .k1 = k0 + TILE,
-                                .end = least(a.t, a.window ? k0 + TILE + a.window - 1 : a.t),
-                                .head = 0,
-                                .q0 = k0 - TILE};
+    const float *lse = attn_ptr<float>(a.lse) + token * a.hq + kv * group,
+                *delta = attn_ptr<float>(a.delta) + token * a.hq + kv * group;
+    struct attn_query_walk<float> w = {
+        .q = attn_ptr<float>(a.q) + token * a.ldq + kv * group * d,
+        .g = attn_ptr<float>(a.dout) + token * a.ldo + kv * group * d, .ld = {a.ldq, a.ldo}, .window = a.window,
+        .step = d, .first = a.first.a ? attn_ptr<int32_t>(a.first) + token : nullptr, .t = (int)a.t, .heads = group,
+        .k0 = k0, .k1 = k0 + TILE, .end = least(a.t, a.window ? k0 + TILE + a.window - 1 : a.t), .head = 0,
+        .q0 = k0 - TILE
+    };
     float dk[TR][D / LANES], dv[TR][D / LANES];
 
     attn_copy<TILE, D, LD>(k, attn_ptr<float>(a.k) + (token + k0) * a.ldk + kv * d, a.ldk, keys, d);

@@ -29,32 +29,34 @@ static __device__ __forceinline__ float attn_softmax(float (&s)[4], float *top, 
     return alpha;
 }
 
-template <int D, int R> static constexpr size_t attn_fwd_shared = (SLOTS * SLOT + R * (P_LD + attn_size<D>::LD)) * sizeof(float);
+template <int D, int R>
+static constexpr size_t attn_fwd_shared = (SLOTS * SLOT + R * (P_LD + attn_size<D>::LD)) * sizeof(float);
 
 /* R left rows: row r is query q0 + r / pack of head head + r % pack. */
-template <int D, int R> static __global__ void __launch_bounds__(ATTN_THREADS, D <= 128 ? 2 : 1) attn_fwd_k(struct attn_fwd_args a, int pack) {
+template <int D, int R>
+static __global__ void __launch_bounds__(ATTN_THREADS, D <= 128 ? 2 : 1) attn_fwd_k(struct attn_fwd_args a, int pack) {
     enum { TR = R / LANES, LD = attn_size<D>::LD, ROWS = attn_size<D>::ROWS };
     DYN_SHARED(float, shared);
     float *q = shared + SLOTS * SLOT, *p = q + R * LD;
     const int ty = threadIdx.x / LANES, tx = threadIdx.x % LANES, d = (int)a.d;
-    const int64_t heads = a.hq / pack, per = a.b * heads, i = blockIdx.x % per, seq = i / heads, head = i % heads * pack;
-    const int q0 = (int)(gridDim.x / per - 1 - blockIdx.x / per) * TILE, rows = least(TILE, a.t - q0); /* the long ones first */
+    const int64_t heads = a.hq / pack, per = a.b * heads, i = blockIdx.x % per, seq = i / heads,
+                  head = i % heads * pack;
+    const int q0 = (int)(gridDim.x / per - 1 - blockIdx.x / per) * TILE,
+              rows = least(TILE, a.t - q0); /* the long ones first */
     const int64_t token = seq * a.t + q0, kv = head / (a.hq / a.hkv), keys = seq * (a.tk ? a.tk : a.t);
     const int32_t *first = a.first.a ? attn_ptr<int32_t>(a.first) + token : nullptr;
-    struct attn_key_walk<float> w = {.k = attn_ptr<float>(a.k) + keys * a.ldk + kv * a.d,
-                              .v = attn_ptr<float>(a.v) + keys * a.ldv + kv * a.d,
-                              .ld = {a.ldk, a.ldv},
-                              .window = a.window,
-                              .first = first,
-                              .at = (int)a.t0 + q0,
-                              .rows = rows,
-                              .k0 = attn_begin((int)a.t0 + q0, a.window)};
+    struct attn_key_walk<float> w = {
+        .k = attn_ptr<float>(a.k) + keys * a.ldk + kv * a.d, .v = attn_ptr<float>(a.v) + keys * a.ldv + kv * a.d,
+        .ld = {a.ldk, a.ldv}, .window = a.window, .first = first, .at = (int)a.t0 + q0, .rows = rows,
+        .k0 = attn_begin((int)a.t0 + q0, a.window)
+    };
     float acc[TR][D / LANES], top[TR], sum[TR];
     int lo[TR], at[TR]; /* what the rows see: keys lo .. at */
 
     for (int j = threadIdx.x; j < R * (D / 4); j += ATTN_THREADS) {
         int r = j / (D / 4), c = j % (D / 4) * 4;
-        attn_copy4(q + r * LD + c, attn_ptr<float>(a.q) + (token + r / pack) * a.ldq + (head + r % pack) * d + c, r < rows * pack ? d - c : 0);
+        attn_copy4(q + r * LD + c, attn_ptr<float>(a.q) + (token + r / pack) * a.ldq + (head + r % pack) * d + c,
+                   r < rows * pack ? d - c : 0);
     }
 #pragma unroll
     for (int r = 0; r < TR; r++) {
@@ -96,7 +98,8 @@ template <int D, int R> static __global__ void __launch_bounds__(ATTN_THREADS, D
         if (at[r] < 0) continue;
         attn_store<D>(attn_ptr<float>(a.o) + row * a.ldo + h * a.d, acc[r], sum[r] == 0 ? 0 : 1.0f / sum[r], d, tx);
         if (tx == 0)
-            attn_ptr<float>(a.lse)[row * a.hq + h] = sum[r] == 0 ? -INFINITY : (float)((double)top[r] + vmath_log_wide(sum[r]));
+            attn_ptr<float>(a.lse)[row * a.hq + h] =
+                sum[r] == 0 ? -INFINITY : (float)((double)top[r] + vmath_log_wide(sum[r]));
     }
 }
 
@@ -104,7 +107,8 @@ template <int D, int R> static int attn_fwd_launch(struct cuda_gpu *g, const str
     auto kernel = attn_fwd_k<D, R>;
     const size_t shared = attn_fwd_shared<D, R>;
     if (!attn_fits(kernel, shared)) return attn_too_large(a->d);
-    LAUNCH(kernel, (unsigned)(a->b * (a->hq / pack) * ((a->t + TILE - 1) / TILE)), ATTN_THREADS, shared, g->stream, *a, (int)pack);
+    LAUNCH(kernel, (unsigned)(a->b * (a->hq / pack) * ((a->t + TILE - 1) / TILE)), ATTN_THREADS, shared, g->stream, *a,
+           (int)pack);
     return gpu_launched("attn_fwd");
 }
 template <int D> static int attn_fwd_for(struct cuda_gpu *g, const struct attn_fwd_args *a) {

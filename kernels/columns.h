@@ -9,7 +9,9 @@
 enum { COLUMNS = WARP, COLUMN_WARPS = GPU_THREADS / WARP, COLUMN_AHEAD = 8, COLUMN_ROWS = COLUMN_WARPS * COLUMN_AHEAD };
 
 /* Row boundary s of the OPS_ROW_SEGMENTS segments of n rows. */
-static __host__ __device__ inline int64_t row_segment(int64_t n, int s) { return (n * s + OPS_ROW_SEGMENTS - 1) / OPS_ROW_SEGMENTS; }
+static __host__ __device__ inline int64_t row_segment(int64_t n, int s) {
+    return (n * s + OPS_ROW_SEGMENTS - 1) / OPS_ROW_SEGMENTS;
+}
 
 /* out[column] += value(load(k, column)) for k = 0 .. count - 1. Called by a whole block; its columns are blockIdx.x * 32 and on, of c. */
 template <class Load, class Value>

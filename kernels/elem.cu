@@ -47,7 +47,9 @@ int gpu_swiglu_bwd(struct cuda_gpu *g, const struct swiglu_bwd_args *a) {
 }
 
 int gpu_copy(struct cuda_gpu *g, const struct copy_args *a) {
-    return gpu_check(cudaMemcpyAsync(gpu_ptr<void>(a->y), gpu_ptr<void>(a->x), a->bytes, cudaMemcpyDeviceToDevice, g->stream), "copy");
+    return gpu_check(cudaMemcpyAsync(gpu_ptr<void>(a->y), gpu_ptr<void>(a->x), a->bytes, cudaMemcpyDeviceToDevice,
+                                     g->stream),
+                     "copy");
 }
 
 /* --- rows ----------------------------------------------------------------------------------------------------------------- */

@@ -8,9 +8,7 @@
 #include "gpu.h"
 
 /* W neighbours, aligned: one load or store of 4 W bytes. */
-template <int W> struct alignas(4 * W) pack {
-    float v[W];
-};
+template <int W> struct alignas(4 * W) pack { float v[W]; };
 template <int W> static __device__ __forceinline__ pack<W> pack_load(const float *x) {
     return *reinterpret_cast<const pack<W> *>(x);
 }
@@ -54,7 +52,8 @@ template <class F> static __global__ void elem_k(F f, elem_arrays a, int64_t pac
     GPU_EACH(i, n - 4 * packs) elem_at<1>(f, a, 4 * packs + i);
 }
 /* f over n elements of the arrays of `at`, in the order of F. An array may be given twice: an element is read before it is written. */
-template <class F> static int elem_run(struct cuda_gpu *g, const char *op, F f, int64_t n, std::initializer_list<dptr> at) {
+template <class F>
+static int elem_run(struct cuda_gpu *g, const char *op, F f, int64_t n, std::initializer_list<dptr> at) {
     elem_arrays a = {};
     uint64_t all = 0;
     int k = 0;

@@ -106,7 +106,8 @@ int gpu_embed_bwd(struct cuda_gpu *g, const struct embed_bwd_args *a) {
     int64_t packs = four ? a->c / 4 : a->c;
     unsigned x = WARP;
     while (x < 128 && x < packs) x *= 2;
-    LAUNCH(sort_tile_k, gpu_blocks(a->n, SORT_TILE), SORT_TILE, 0, g->stream, gpu_i32(a->ids), a->row0, (int32_t)a->rows, o);
+    LAUNCH(sort_tile_k, gpu_blocks(a->n, SORT_TILE), SORT_TILE, 0, g->stream, gpu_i32(a->ids), a->row0,
+           (int32_t)a->rows, o);
     LAUNCH(merge_tiles_k, gpu_blocks(a->n, GPU_THREADS), GPU_THREADS, 0, g->stream, o);
     LAUNCH(four ? embed_bwd_k<4> : embed_bwd_k<1>, dim3((unsigned)a->n, gpu_blocks(packs, x)), x, 0, g->stream,
            gpu_f32(a->dy), gpu_f32(a->dtable), o, a->c, (int32_t)a->rows);

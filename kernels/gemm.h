@@ -48,9 +48,10 @@ static inline size_t gemm_split_bytes(const struct gemm_plan *p) {
 }
 
 /* Tile (i, j) of a block. Tiles go by in strips of 8 tile rows, so that the blocks at work share rows of A and columns of B in L2. */
-static __device__ __forceinline__ void gemm_tile_of(int64_t block, int64_t tiles_m, int64_t tiles_n, int64_t *i, int64_t *j) {
-    const int64_t STRIP = 8, strip = block / (STRIP * tiles_n), in = block - strip * STRIP * tiles_n, left = tiles_m - strip * STRIP,
-                  rows = left < STRIP ? left : STRIP;
+static __device__ __forceinline__ void gemm_tile_of(int64_t block, int64_t tiles_m, int64_t tiles_n, int64_t *i,
+                                                    int64_t *j) {
+    const int64_t STRIP = 8, strip = block / (STRIP * tiles_n), in = block - strip * STRIP * tiles_n,
+                  left = tiles_m - strip * STRIP, rows = left < STRIP ? left : STRIP;
     *i = strip * STRIP + in % rows;
     *j = in / rows;
 }
@@ -84,7 +85,8 @@ static __device__ __forceinline__ void gemm_leaves(const struct gemm_plan &p, co
 /* The end of a leaf of a block that does all of them: adds what waits for it; true: this is the product, else it waits. Waiting sums lie in
  * local memory, which is L1: they move once a leaf. */
 template <int N>
-__device__ __forceinline__ bool gemm_leaf_end(const struct gemm_plan &p, int leaf, float (&x)[N], float (&wait)[GEMM_WAITING][N], int *depth) {
+__device__ __forceinline__ bool gemm_leaf_end(const struct gemm_plan &p, int leaf, float (&x)[N],
+                                              float (&wait)[GEMM_WAITING][N], int *depth) {
     for (int d = 0; d < p.merges[leaf]; d++) {
         --*depth;
 #pragma unroll

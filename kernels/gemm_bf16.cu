@@ -62,7 +62,8 @@ static __global__ void __launch_bounds__(THREADS) pack_across_k(struct gemm_plan
         const float *x = s + k * LD + r;
         if (k0 + k >= w.k) continue;
         *reinterpret_cast<uint4 *>(out + (r0 + r) * w.k + k0 + k) =
-            round8(make_float4(x[0], x[LD], x[2 * LD], x[3 * LD]), make_float4(x[4 * LD], x[5 * LD], x[6 * LD], x[7 * LD]));
+            round8(make_float4(x[0], x[LD], x[2 * LD], x[3 * LD]),
+                   make_float4(x[4 * LD], x[5 * LD], x[6 * LD], x[7 * LD]));
     }
 }
 static int pack(struct cuda_gpu *g, const struct gemm_plan *p, const struct gemm_packed *w, bool is_b) {
@@ -70,29 +71,35 @@ static int pack(struct cuda_gpu *g, const struct gemm_plan *p, const struct gemm
     if (is_b ? p->layout == GEMM_NT : p->layout != GEMM_TN)
         LAUNCH(pack_along_k, gpu_blocks(rows * (w->k / 8), THREADS), THREADS, 0, g->stream, *p, *w, is_b, rows);
     else
-        LAUNCH(pack_across_k, dim3((unsigned)((w->k + 63) / 64), (unsigned)(rows / 64)), THREADS, 0, g->stream, *p, *w, is_b);
+        LAUNCH(pack_across_k, dim3((unsigned)((w->k + 63) / 64), (unsigned)(rows / 64)), THREADS, 0, g->stream, *p, *w,
+               is_b);
     return gpu_launched("gemm");
 }
 
 /* --- tiles of 128 x 128 ------------------------------------------------------------------------------------------------------ */
 /* A stage of a factor in shared memory: rows of 32 k, 64 bytes, as 4 chunks of 16; two rows are a line of all banks, and chunks change
  * places by pairs of rows, so that the 8 rows an ldmatrix reads lie in different banks. */
-static __device__ __forceinline__ int chunk_at(int row, int chunk) { return row * GEMM_UNIT + ((chunk ^ (row >> 1 & 3)) << 3); }
+static __device__ __forceinline__ int chunk_at(int row, int chunk) {
+    return row * GEMM_UNIT + ((chunk ^ (row >> 1 & 3)) << 3);
+}
 
 static __device__ __forceinline__ void copy_stage(uint16_t *s, const uint16_t *x, int64_t ld) {
 #pragma unroll
-    for (int c = threadIdx.x; c < TILE * 4; c += THREADS) cp_async16(s + chunk_at(c >> 2, c & 3), x + (c >> 2) * ld + (c & 3) * 8);
+    for (int c = threadIdx.x; c < TILE * 4; c += THREADS)
+        cp_async16(s + chunk_at(c >> 2, c & 3), x + (c >> 2) * ld + (c & 3) * 8);
 }
 
 /* 32 k of a warp's 64 x 32. x: [4 tiles of 16 rows][4 of 8 columns][4 of an mma]. */
-static __device__ __forceinline__ void mma_stage(const uint16_t *a, const uint16_t *b, int row, int col, int lane, float (&x)[64]) {
+static __device__ __forceinline__ void mma_stage(const uint16_t *a, const uint16_t *b, int row, int col, int lane,
+                                                 float (&x)[64]) {
 #pragma unroll
     for (int kk = 0; kk < 4; kk += 2) {
         uint32_t fa[4][4], fb[2][4];
 #pragma unroll
         for (int i = 0; i < 4; i++) ldmatrix_x4(fa[i], a + chunk_at(row + i * 16 + (lane & 15), kk + (lane >> 4)));
 #pragma unroll
-        for (int j = 0; j < 2; j++) ldmatrix_x4(fb[j], b + chunk_at(col + j * 16 + (lane & 7) + (lane >> 4) * 8, kk + (lane >> 3 & 1)));
+        for (int j = 0; j < 2; j++)
+            ldmatrix_x4(fb[j], b + chunk_at(col + j * 16 + (lane & 7) + (lane >> 4) * 8, kk + (lane >> 3 & 1)));
 #pragma unroll
         for (int i = 0; i < 4; i++)
 #pragma unroll
@@ -108,7 +115,8 @@ static __device__ __forceinline__ float begin(const struct gemm_plan &p, int64_t
     return p.accumulate && r < p.m && n < p.n ? p.c[r * p.ldc + n] : 0.0f;
 }
 
-static __global__ void __launch_bounds__(THREADS, 2) bf16_tile_k(struct gemm_plan p, struct gemm_packed w, float *split) {
+static __global__ void __launch_bounds__(THREADS, 2)
+    bf16_tile_k(struct gemm_plan p, struct gemm_packed w, float *split) {
     __shared__ __align__(128) uint16_t s[STAGES][2][TILE * GEMM_UNIT];
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, row = warp / 4 * 64, col = warp % 4 * 32;
     float x[64], wait[GEMM_WAITING][64];
@@ -144,11 +152,18 @@ static __global__ void __launch_bounds__(THREADS, 2) bf16_tile_k(struct gemm_pla
     }
     cp_async_wait<0>();
 #pragma unroll
-    for (int i = 0; i < 64; i += 2) gemm_store2(p, split, leaf, r0 + i / 16 * 16 + i % 4 / 2 * 8, c0 + i / 4 % 4 * 8, x[i], x[i + 1]);
+    for (int i = 0; i < 64; i += 2)
+        gemm_store2(p, split, leaf, r0 + i / 16 * 16 + i % 4 / 2 * 8, c0 + i / 4 % 4 * 8, x[i], x[i + 1]);
 }
 
 /* --- few rows --------------------------------------------------------------------------------------------------------------- */
-enum { FEW = 16, COLS = 64, STEP = 64, FEW_THREADS = 128, FEW_LD = STEP + 8 /* 9 chunks of 16 bytes: rows in different banks */ };
+enum {
+    FEW = 16,
+    COLS = 64,
+    STEP = 64,
+    FEW_THREADS = 128,
+    FEW_LD = STEP + 8 /* 9 chunks of 16 bytes: rows in different banks */
+};
 
 /* STEP k of ROWS rows of a factor, on their way through registers to rounded rows in shared memory. */
 template <bool ALONG_K, int ROWS> struct few_slab {
@@ -176,14 +191,16 @@ template <bool ALONG_K, int ROWS> struct few_slab {
                 *reinterpret_cast<uint2 *>(s + c / (STEP / 4) * FEW_LD + c % (STEP / 4) * 4) = make_uint2(lo, hi);
             } else {
                 uint16_t *to = s + c % (ROWS / 4) * 4 * FEW_LD + c / (ROWS / 4);
-                to[0] = (uint16_t)lo, to[FEW_LD] = (uint16_t)(lo >> 16), to[2 * FEW_LD] = (uint16_t)hi, to[3 * FEW_LD] = (uint16_t)(hi >> 16);
+                to[0] = (uint16_t)lo, to[FEW_LD] = (uint16_t)(lo >> 16), to[2 * FEW_LD] = (uint16_t)hi,
+                to[3 * FEW_LD] = (uint16_t)(hi >> 16);
             }
         }
     }
 };
 
 /* A warp has the 16 rows and 16 of the block's columns. */
-template <int LAYOUT> static __global__ void __launch_bounds__(FEW_THREADS) bf16_rows_k(struct gemm_plan p, float *split) {
+template <int LAYOUT>
+static __global__ void __launch_bounds__(FEW_THREADS) bf16_rows_k(struct gemm_plan p, float *split) {
     __shared__ __align__(16) uint16_t sa[2][FEW * FEW_LD], sb[2][COLS * FEW_LD];
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     const int64_t n0 = (int64_t)blockIdx.x * COLS, r0 = lane / 4, c0 = n0 + warp * 16 + lane % 4 * 2;
@@ -220,7 +237,8 @@ template <int LAYOUT> static __global__ void __launch_bounds__(FEW_THREADS) bf16
             for (int kk = 0; kk < now; kk += 16) {
                 uint32_t fa[4], fb[4];
                 ldmatrix_x4(fa, sa[buffer] + (lane & 15) * FEW_LD + kk + (lane >> 4) * 8);
-                ldmatrix_x4(fb, sb[buffer] + (warp * 16 + (lane & 7) + (lane >> 4) * 8) * FEW_LD + kk + (lane >> 3 & 1) * 8);
+                ldmatrix_x4(fb, sb[buffer] + (warp * 16 + (lane & 7) + (lane >> 4) * 8) * FEW_LD + kk +
+                                    (lane >> 3 & 1) * 8);
                 const uint32_t left[2] = {fb[0], fb[1]}, right[2] = {fb[2], fb[3]};
                 mma_m16n8k16_bf16(*reinterpret_cast<float(*)[4]>(&x[0]), fa, left);
                 mma_m16n8k16_bf16(*reinterpret_cast<float(*)[4]>(&x[4]), fa, right);
@@ -244,7 +262,8 @@ static int run_rows(struct cuda_gpu *g, const struct gemm_plan *p) {
     const bool splits = gemm_splits(g, p, tiles);
     void *split = nullptr;
     if (splits) GPU_TRY(gpu_work(g, gemm_split_bytes(p), &split));
-    LAUNCH(kernels[p->layout], dim3((unsigned)tiles, 1, splits ? (unsigned)p->leaves : 1), FEW_THREADS, 0, g->stream, *p, (float *)split);
+    LAUNCH(kernels[p->layout], dim3((unsigned)tiles, 1, splits ? (unsigned)p->leaves : 1), FEW_THREADS, 0, g->stream,
+           *p, (float *)split);
     GPU_TRY(gpu_launched("gemm"));
     return splits ? gemm_fold(g, p, (const float *)split) : 0;
 }
@@ -253,14 +272,26 @@ static int run_rows(struct cuda_gpu *g, const struct gemm_plan *p) {
 /* sums: work space for leaves or waiting sums, or NULL. */
 static int run_packed(struct cuda_gpu *g, const struct gemm_plan *p, const struct gemm_packed *w, float *sums) {
     if (g->gemm->lt) {
-        const struct lt_product x = {.layout = GEMM_NT, .bf16 = 1, .accumulate = p->accumulate, .m = p->m, .n = p->n, .k = w->k,
-            .lda = w->k, .ldb = w->k, .ldc = p->ldc, .a = w->a, .b = w->b, .c = p->c, .bias = p->bias};
+        const struct lt_product x = {.layout = GEMM_NT,
+                                     .bf16 = 1,
+                                     .accumulate = p->accumulate,
+                                     .m = p->m,
+                                     .n = p->n,
+                                     .k = w->k,
+                                     .lda = w->k,
+                                     .ldb = w->k,
+                                     .ldc = p->ldc,
+                                     .a = w->a,
+                                     .b = w->b,
+                                     .c = p->c,
+                                     .bias = p->bias};
         bool served;
         GPU_TRY(gemm_lt_run(g, &x, &served));
         if (served) return 0;
     }
     if (g->gemm->wgmma) return gemm_wgmma_run(g, p, w, sums);
-    LAUNCH(bf16_tile_k, dim3((unsigned)gemm_tiles(p), 1, sums ? (unsigned)p->leaves : 1), THREADS, 0, g->stream, *p, *w, sums);
+    LAUNCH(bf16_tile_k, dim3((unsigned)gemm_tiles(p), 1, sums ? (unsigned)p->leaves : 1), THREADS, 0, g->stream, *p, *w,
+           sums);
     GPU_TRY(gpu_launched("gemm"));
     return sums ? gemm_fold(g, p, sums) : 0;
 }
@@ -278,9 +309,9 @@ int gemm_bf16(struct cuda_gpu *g, const struct gemm_plan *p) {
     const int64_t rows = p->m < most ? p->m : most, cols = p->n < most ? p->n : most;
     const struct gemm_plan largest = gemm_part(p, 0, rows, 0, cols);
     const size_t bytes_a = (size_t)(gemm_padded(rows) * w.k) * 2, bytes_b = (size_t)(gemm_padded(cols) * w.k) * 2,
-                 bytes = wgmma                                                ? gemm_wgmma_bytes(g, &largest)
+                 bytes = wgmma                                            ? gemm_wgmma_bytes(g, &largest)
                          : gemm_splits(g, &largest, gemm_tiles(&largest)) ? gemm_split_bytes(&largest)
-                                                                              : 0;
+                                                                          : 0;
     char *work;
     GPU_TRY(gpu_work(g, bytes_a + bytes_b + bytes, (void **)&work));
     w.a = (uint16_t *)work;
@@ -288,7 +319,8 @@ int gemm_bf16(struct cuda_gpu *g, const struct gemm_plan *p) {
     float *sums = bytes ? (float *)(work + bytes_a + bytes_b) : nullptr;
     for (int64_t n = 0; n < p->n; n += cols)
         for (int64_t m = 0; m < p->m; m += rows) {
-            const struct gemm_plan part = gemm_part(p, m, p->m - m < rows ? p->m - m : rows, n, p->n - n < cols ? p->n - n : cols);
+            const struct gemm_plan part =
+                gemm_part(p, m, p->m - m < rows ? p->m - m : rows, n, p->n - n < cols ? p->n - n : cols);
             if (n == 0 || rows < p->m) GPU_TRY(pack(g, &part, &w, false));
             if (m == 0) GPU_TRY(pack(g, &part, &w, true));
             GPU_TRY(run_packed(g, &part, &w, sums));

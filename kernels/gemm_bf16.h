@@ -11,7 +11,9 @@ struct gemm_packed {
     int64_t at[GEMM_PIECES + 1]; /* packed k of piece i: [at[i], at[i + 1]) */
 };
 static inline int64_t gemm_padded(int64_t rows) { return (rows + 127) / 128 * 128; }
-static inline int64_t gemm_tiles(const struct gemm_plan *p) { return gemm_padded(p->m) / 128 * (gemm_padded(p->n) / 128); }
+static inline int64_t gemm_tiles(const struct gemm_plan *p) {
+    return gemm_padded(p->m) / 128 * (gemm_padded(p->n) / 128);
+}
 
 /* gemm_wgmma.cu. open: whether it serves this device (sm_90a code, a driver with tensor maps, a right result). run: a product whose factors are
  * packed with pieces padded to GEMM_UNIT_WGMMA; wait: gemm_wgmma_bytes of work space. */
@@ -20,7 +22,8 @@ size_t gemm_wgmma_bytes(const struct cuda_gpu *g, const struct gemm_plan *p);
 int gemm_wgmma_run(struct cuda_gpu *g, const struct gemm_plan *p, const struct gemm_packed *w, float *wait);
 
 /* Two sums of row r: of the product, or of a leaf. */
-static __device__ __forceinline__ void gemm_store2(const struct gemm_plan &p, float *split, int leaf, int64_t r, int64_t n, float x, float y) {
+static __device__ __forceinline__ void gemm_store2(const struct gemm_plan &p, float *split, int leaf, int64_t r,
+                                                   int64_t n, float x, float y) {
     if (r >= p.m || n >= p.n) return;
     const bool two = n + 1 < p.n;
     float *c = split ? split + (leaf * p.m + r) * p.n + n : p.c + r * p.ldc + n;
@@ -39,4 +42,6 @@ static __device__ __forceinline__ void gemm_store2(const struct gemm_plan &p, fl
 static __device__ __forceinline__ uint16_t gemm_round(float x) {
     return bits_of(x) & 0x7f800000u ? bf16_encode(x) : (uint16_t)(bits_of(x) >> 16 & 0x8000u);
 }
-static __device__ __forceinline__ uint32_t gemm_round2(float x, float y) { return gemm_round(x) | (uint32_t)gemm_round(y) << 16; }
+static __device__ __forceinline__ uint32_t gemm_round2(float x, float y) {
+    return gemm_round(x) | (uint32_t)gemm_round(y) << 16;
+}

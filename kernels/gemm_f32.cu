@@ -73,7 +73,8 @@ template <int T> __device__ __forceinline__ void chain(const float *a, const flo
         for (int j = 0; j < T; j++) x[i * T + j] = fmaf(av[i], bv[j], x[i * T + j]);
 }
 
-template <int LAYOUT, int TILE> static __global__ void __launch_bounds__(GPU_THREADS, 2) f32_tile_k(struct gemm_plan p, float *split) {
+template <int LAYOUT, int TILE>
+static __global__ void __launch_bounds__(GPU_THREADS, 2) f32_tile_k(struct gemm_plan p, float *split) {
     enum { T = TILE / 16, LD = TILE + 4 };
     __shared__ __align__(16) float sa[2][SLAB * LD], sb[2][SLAB * LD];
     const place<TILE> at;
@@ -147,10 +148,19 @@ template <int LAYOUT, int TILE> static __global__ void __launch_bounds__(GPU_THR
 }
 
 /* --- few rows --------------------------------------------------------------------------------------------------------------- */
-enum { FEW = 16, COLS = 32, STEP = 64, STAGES = 3, FEW_THREADS = 128, FEW_LD = STEP + 4, EACH = FEW * WARP / FEW_THREADS };
+enum {
+    FEW = 16,
+    COLS = 32,
+    STEP = 64,
+    STAGES = 3,
+    FEW_THREADS = 128,
+    FEW_LD = STEP + 4,
+    EACH = FEW * WARP / FEW_THREADS
+};
 
 /* `rows` rows of `len` numbers into shared rows of `to_ld`: asynchronous where four lie together on both sides. */
-static __device__ __forceinline__ void copy_rows(float *to, int to_ld, const float *x, int64_t ld, int rows, int len, int quads) {
+static __device__ __forceinline__ void copy_rows(float *to, int to_ld, const float *x, int64_t ld, int rows, int len,
+                                                 int quads) {
     for (int c = threadIdx.x; c < rows * quads; c += FEW_THREADS) {
         const int r = c / quads, i = c % quads * 4;
         const float *from = x + r * ld + i;
@@ -164,7 +174,8 @@ static __device__ __forceinline__ void copy_rows(float *to, int to_ld, const flo
 }
 
 /* A lane is a column, a warp takes rows warp, warp + 4, ... of C. */
-template <int LAYOUT> static __global__ void __launch_bounds__(FEW_THREADS) f32_rows_k(struct gemm_plan p, float *split) {
+template <int LAYOUT>
+static __global__ void __launch_bounds__(FEW_THREADS) f32_rows_k(struct gemm_plan p, float *split) {
     __shared__ __align__(16) float sa[STAGES][FEW * FEW_LD], sb[STAGES][COLS * FEW_LD];
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, m = (int)p.m;
     const int64_t n0 = (int64_t)blockIdx.x * COLS;
@@ -209,7 +220,8 @@ template <int LAYOUT> static __global__ void __launch_bounds__(FEW_THREADS) f32_
             int i = 0;
             for (; i + 4 <= here; i += 4) {
                 const float4 u = LAYOUT == GEMM_NT ? *reinterpret_cast<const float4 *>(b + i)
-                                                   : make_float4(b[i * COLS], b[(i + 1) * COLS], b[(i + 2) * COLS], b[(i + 3) * COLS]);
+                                                   : make_float4(b[i * COLS], b[(i + 1) * COLS], b[(i + 2) * COLS],
+                                                                 b[(i + 3) * COLS]);
 #pragma unroll
                 for (int r = 0; r < EACH; r++)
                     if (warp + 4 * r < m) {
@@ -244,17 +256,22 @@ template <int LAYOUT> static __global__ void __launch_bounds__(FEW_THREADS) f32_
 int gemm_f32(struct cuda_gpu *g, const struct gemm_plan *p) {
     typedef void kernel(struct gemm_plan, float *);
     static kernel *const kernels[3][3] = {/* by layout */
-        {f32_tile_k<GEMM_NT, 128>, f32_tile_k<GEMM_NT, 64>, f32_rows_k<GEMM_NT>},
-        {f32_tile_k<GEMM_NN, 128>, f32_tile_k<GEMM_NN, 64>, f32_rows_k<GEMM_NN>},
-        {f32_tile_k<GEMM_TN, 128>, f32_tile_k<GEMM_TN, 64>, f32_rows_k<GEMM_TN>}};
-    static const struct { int rows, cols; unsigned threads; } tile[] = {{128, 128, GPU_THREADS}, {64, 64, GPU_THREADS}, {FEW, COLS, FEW_THREADS}};
+                                          {f32_tile_k<GEMM_NT, 128>, f32_tile_k<GEMM_NT, 64>, f32_rows_k<GEMM_NT>},
+                                          {f32_tile_k<GEMM_NN, 128>, f32_tile_k<GEMM_NN, 64>, f32_rows_k<GEMM_NN>},
+                                          {f32_tile_k<GEMM_TN, 128>, f32_tile_k<GEMM_TN, 64>, f32_rows_k<GEMM_TN>}};
+    static const struct {
+        int rows, cols;
+        unsigned threads;
+    } tile[] = {{128, 128, GPU_THREADS}, {64, 64, GPU_THREADS}, {FEW, COLS, FEW_THREADS}};
     const int64_t large = (p->m + 127) / 128 * ((p->n + 127) / 128);
     const int which = p->m <= FEW ? 2 : large * p->leaves < g->gemm->multiprocessors ? 1 : 0;
-    const int64_t tiles = (p->m + tile[which].rows - 1) / tile[which].rows * ((p->n + tile[which].cols - 1) / tile[which].cols);
+    const int64_t tiles =
+        (p->m + tile[which].rows - 1) / tile[which].rows * ((p->n + tile[which].cols - 1) / tile[which].cols);
     const bool splits = gemm_splits(g, p, tiles);
     void *split = nullptr;
     if (splits) GPU_TRY(gpu_work(g, gemm_split_bytes(p), &split));
-    LAUNCH(kernels[p->layout][which], dim3((unsigned)tiles, 1, splits ? (unsigned)p->leaves : 1), tile[which].threads, 0, g->stream, *p, (float *)split);
+    LAUNCH(kernels[p->layout][which], dim3((unsigned)tiles, 1, splits ? (unsigned)p->leaves : 1), tile[which].threads,
+           0, g->stream, *p, (float *)split);
     GPU_TRY(gpu_launched("gemm"));
     return splits ? gemm_fold(g, p, (const float *)split) : 0;
 }

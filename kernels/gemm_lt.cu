@@ -34,8 +34,8 @@ struct gemm_lt {
 
 static int check(cublasStatus_t s, const char *what) {
     if (s == CUBLAS_STATUS_SUCCESS) return 0;
-    return gpu_fail(s == CUBLAS_STATUS_ALLOC_FAILED ? TM_ERR_MEMORY : TM_ERR_DEVICE, "%s: %s (cuBLASLt status %d)", what,
-                    cublasLtGetStatusString(s), (int)s);
+    return gpu_fail(s == CUBLAS_STATUS_ALLOC_FAILED ? TM_ERR_MEMORY : TM_ERR_DEVICE, "%s: %s (cuBLASLt status %d)",
+                    what, cublasLtGetStatusString(s), (int)s);
 }
 
 static void forget(struct lt_entry *e) {
@@ -57,7 +57,9 @@ static int begin(struct gemm_lt *lt) {
     const size_t bytes = WORKSPACE;
     GPU_TRY(check(cublasLtCreate(&lt->handle), "opening cuBLASLt"));
     GPU_TRY(check(cublasLtMatmulPreferenceCreate(&lt->preference), "cuBLASLt preference"));
-    GPU_TRY(check(cublasLtMatmulPreferenceSetAttribute(lt->preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &bytes, sizeof bytes), "cuBLASLt preference"));
+    GPU_TRY(check(cublasLtMatmulPreferenceSetAttribute(lt->preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &bytes,
+                                                       sizeof bytes),
+                  "cuBLASLt preference"));
     return gpu_check(cudaMalloc(&lt->workspace, bytes), "allocating cuBLASLt's work space");
 }
 int gemm_lt_open(struct gemm_lt **out) {
@@ -73,13 +75,24 @@ static uint32_t alignment(const void *p) {
     return a % 16 == 0 ? 16 : (uint32_t)(a & -a);
 }
 static struct lt_key key_of(const struct lt_product *x) {
-    return {x->m, x->n, x->k, x->lda, x->ldb, x->ldc, x->layout, x->bf16, x->accumulate, x->bias != nullptr,
+    return {x->m,
+            x->n,
+            x->k,
+            x->lda,
+            x->ldb,
+            x->ldc,
+            x->layout,
+            x->bf16,
+            x->accumulate,
+            x->bias != nullptr,
             {alignment(x->a), alignment(x->b), alignment(x->c), alignment(x->c)}};
 }
 
 static int describe(struct gemm_lt *lt, const struct lt_key *k, struct lt_entry *e) {
-    static const cublasLtMatmulPreferenceAttributes_t aligned[] = {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
-                                                                   CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
+    static const cublasLtMatmulPreferenceAttributes_t aligned[] = {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+                                                                   CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
+                                                                   CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+                                                                   CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
     const bool nt = k->layout == GEMM_NT, tn = k->layout == GEMM_TN;
     const cublasOperation_t op_b = nt ? CUBLAS_OP_T : CUBLAS_OP_N, op_a = tn ? CUBLAS_OP_T : CUBLAS_OP_N;
     const cublasLtEpilogue_t epilogue = k->bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
@@ -88,16 +101,25 @@ static int describe(struct gemm_lt *lt, const struct lt_key *k, struct lt_entry 
     int count = 0;
     e->key = *k;
     GPU_TRY(check(cublasLtMatmulDescCreate(&e->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F), "cuBLASLt product"));
-    GPU_TRY(check(cublasLtMatmulDescSetAttribute(e->desc, CUBLASLT_MATMUL_DESC_TRANSA, &op_b, sizeof op_b), "cuBLASLt product"));
-    GPU_TRY(check(cublasLtMatmulDescSetAttribute(e->desc, CUBLASLT_MATMUL_DESC_TRANSB, &op_a, sizeof op_a), "cuBLASLt product"));
-    GPU_TRY(check(cublasLtMatmulDescSetAttribute(e->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue), "cuBLASLt product"));
-    GPU_TRY(check(cublasLtMatrixLayoutCreate(&e->b, type, nt ? k->k : k->n, nt ? k->n : k->k, k->ldb), "cuBLASLt matrix"));
-    GPU_TRY(check(cublasLtMatrixLayoutCreate(&e->a, type, tn ? k->m : k->k, tn ? k->k : k->m, k->lda), "cuBLASLt matrix"));
+    GPU_TRY(check(cublasLtMatmulDescSetAttribute(e->desc, CUBLASLT_MATMUL_DESC_TRANSA, &op_b, sizeof op_b),
+                  "cuBLASLt product"));
+    GPU_TRY(check(cublasLtMatmulDescSetAttribute(e->desc, CUBLASLT_MATMUL_DESC_TRANSB, &op_a, sizeof op_a),
+                  "cuBLASLt product"));
+    GPU_TRY(check(cublasLtMatmulDescSetAttribute(e->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue),
+                  "cuBLASLt product"));
+    GPU_TRY(
+        check(cublasLtMatrixLayoutCreate(&e->b, type, nt ? k->k : k->n, nt ? k->n : k->k, k->ldb), "cuBLASLt matrix"));
+    GPU_TRY(
+        check(cublasLtMatrixLayoutCreate(&e->a, type, tn ? k->m : k->k, tn ? k->k : k->m, k->lda), "cuBLASLt matrix"));
     GPU_TRY(check(cublasLtMatrixLayoutCreate(&e->c, CUDA_R_32F, k->n, k->m, k->ldc), "cuBLASLt matrix"));
     for (int i = 0; i < 4; i++)
-        GPU_TRY(check(cublasLtMatmulPreferenceSetAttribute(lt->preference, aligned[i], &k->align[i], sizeof k->align[i]), "cuBLASLt preference"));
-    const cublasStatus_t s = cublasLtMatmulAlgoGetHeuristic(lt->handle, e->desc, e->b, e->a, e->c, e->c, lt->preference, 1, &found, &count);
-    if (s != CUBLAS_STATUS_SUCCESS && s != CUBLAS_STATUS_NOT_SUPPORTED) return check(s, "choosing an algorithm of cuBLASLt");
+        GPU_TRY(
+            check(cublasLtMatmulPreferenceSetAttribute(lt->preference, aligned[i], &k->align[i], sizeof k->align[i]),
+                  "cuBLASLt preference"));
+    const cublasStatus_t s =
+        cublasLtMatmulAlgoGetHeuristic(lt->handle, e->desc, e->b, e->a, e->c, e->c, lt->preference, 1, &found, &count);
+    if (s != CUBLAS_STATUS_SUCCESS && s != CUBLAS_STATUS_NOT_SUPPORTED)
+        return check(s, "choosing an algorithm of cuBLASLt");
     e->served = s == CUBLAS_STATUS_SUCCESS && count > 0;
     if (e->served) e->algo = found.algo;
     return 0;
@@ -126,8 +148,12 @@ int gemm_lt_run(struct cuda_gpu *g, const struct lt_product *x, bool *served) {
     GPU_TRY(look_up(lt, &key, &e));
     *served = e->served;
     if (!e->served) return 0;
-    if (x->bias) GPU_TRY(check(cublasLtMatmulDescSetAttribute(e->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &x->bias, sizeof x->bias), "cuBLASLt product"));
-    return check(cublasLtMatmul(lt->handle, e->desc, &one, x->b, e->b, x->a, e->a, &beta, x->c, e->c, x->c, e->c, &e->algo, lt->workspace, WORKSPACE, g->stream),
+    if (x->bias)
+        GPU_TRY(
+            check(cublasLtMatmulDescSetAttribute(e->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &x->bias, sizeof x->bias),
+                  "cuBLASLt product"));
+    return check(cublasLtMatmul(lt->handle, e->desc, &one, x->b, e->b, x->a, e->a, &beta, x->c, e->c, x->c, e->c,
+                                &e->algo, lt->workspace, WORKSPACE, g->stream),
                  "gemm (cuBLASLt)");
 }
 #else

@@ -27,14 +27,17 @@ static __device__ __forceinline__ void barrier_expect(uint64_t *b, int bytes) {
 }
 /* Until the phase of this parity is complete. */
 static __device__ __forceinline__ void barrier_wait(uint64_t *b, int parity) {
-    asm volatile("{\n.reg .pred p;\nagain:\nmbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@p bra done;\nbra again;\ndone:\n}" ::"r"(shared_at(b)),
+    asm volatile("{\n.reg .pred p;\nagain:\nmbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@p bra done;\nbra "
+                 "again;\ndone:\n}" ::"r"(shared_at(b)),
                  "r"(parity)
                  : "memory");
 }
 static __device__ __forceinline__ void tma_load(void *s, const CUtensorMap *map, int k, int row, uint64_t *b) {
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(shared_at(s)), "l"(map),
-                 "r"(k), "r"(row), "r"(shared_at(b))
-                 : "memory");
+    asm volatile(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(
+            shared_at(s)),
+        "l"(map), "r"(k), "r"(row), "r"(shared_at(b))
+        : "memory");
 }
 /* A matrix of rows of 64 k in shared memory, swizzled by 128 bytes: groups of 8 rows lie 1024 bytes apart. */
 static __device__ __forceinline__ uint64_t matrix_at(const void *s) {
@@ -42,25 +45,26 @@ static __device__ __forceinline__ uint64_t matrix_at(const void *s) {
 }
 /* x [64] += A [64 rows, 16 k] B [128 rows, 16 k]'. Element i of a thread: row warp * 16 + lane / 4 + i / 2 % 2 * 8, column i / 4 * 8 + lane % 4 * 2 + i % 2. */
 static __device__ __forceinline__ void wgmma(float *x, uint64_t a, uint64_t b) {
-    asm volatile(
-        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
-        "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-        "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-        "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
-        "%64, %65, 1, 1, 1, 0, 0;"
-        : "+f"(x[0]), "+f"(x[1]), "+f"(x[2]), "+f"(x[3]), "+f"(x[4]), "+f"(x[5]), "+f"(x[6]), "+f"(x[7]),
-          "+f"(x[8]), "+f"(x[9]), "+f"(x[10]), "+f"(x[11]), "+f"(x[12]), "+f"(x[13]), "+f"(x[14]), "+f"(x[15]),
-          "+f"(x[16]), "+f"(x[17]), "+f"(x[18]), "+f"(x[19]), "+f"(x[20]), "+f"(x[21]), "+f"(x[22]), "+f"(x[23]),
-          "+f"(x[24]), "+f"(x[25]), "+f"(x[26]), "+f"(x[27]), "+f"(x[28]), "+f"(x[29]), "+f"(x[30]), "+f"(x[31]),
-          "+f"(x[32]), "+f"(x[33]), "+f"(x[34]), "+f"(x[35]), "+f"(x[36]), "+f"(x[37]), "+f"(x[38]), "+f"(x[39]),
-          "+f"(x[40]), "+f"(x[41]), "+f"(x[42]), "+f"(x[43]), "+f"(x[44]), "+f"(x[45]), "+f"(x[46]), "+f"(x[47]),
-          "+f"(x[48]), "+f"(x[49]), "+f"(x[50]), "+f"(x[51]), "+f"(x[52]), "+f"(x[53]), "+f"(x[54]), "+f"(x[55]),
-          "+f"(x[56]), "+f"(x[57]), "+f"(x[58]), "+f"(x[59]), "+f"(x[60]), "+f"(x[61]), "+f"(x[62]), "+f"(x[63])
-        : "l"(a), "l"(b));
+    asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
+                 "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+                 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+                 "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+                 "%64, %65, 1, 1, 1, 0, 0;"
+                 : "+f"(x[0]), "+f"(x[1]), "+f"(x[2]), "+f"(x[3]), "+f"(x[4]), "+f"(x[5]), "+f"(x[6]), "+f"(x[7]),
+                   "+f"(x[8]), "+f"(x[9]), "+f"(x[10]), "+f"(x[11]), "+f"(x[12]), "+f"(x[13]), "+f"(x[14]), "+f"(x[15]),
+                   "+f"(x[16]), "+f"(x[17]), "+f"(x[18]), "+f"(x[19]), "+f"(x[20]), "+f"(x[21]), "+f"(x[22]),
+                   "+f"(x[23]), "+f"(x[24]), "+f"(x[25]), "+f"(x[26]), "+f"(x[27]), "+f"(x[28]), "+f"(x[29]),
+                   "+f"(x[30]), "+f"(x[31]), "+f"(x[32]), "+f"(x[33]), "+f"(x[34]), "+f"(x[35]), "+f"(x[36]),
+                   "+f"(x[37]), "+f"(x[38]), "+f"(x[39]), "+f"(x[40]), "+f"(x[41]), "+f"(x[42]), "+f"(x[43]),
+                   "+f"(x[44]), "+f"(x[45]), "+f"(x[46]), "+f"(x[47]), "+f"(x[48]), "+f"(x[49]), "+f"(x[50]),
+                   "+f"(x[51]), "+f"(x[52]), "+f"(x[53]), "+f"(x[54]), "+f"(x[55]), "+f"(x[56]), "+f"(x[57]),
+                   "+f"(x[58]), "+f"(x[59]), "+f"(x[60]), "+f"(x[61]), "+f"(x[62]), "+f"(x[63])
+                 : "l"(a), "l"(b));
 }
 
-static __device__ __forceinline__ void load_tiles(const struct gemm_plan &p, const CUtensorMap *map_a, const CUtensorMap *map_b, int64_t k_all, unsigned char *s,
+static __device__ __forceinline__ void load_tiles(const struct gemm_plan &p, const CUtensorMap *map_a,
+                                                  const CUtensorMap *map_b, int64_t k_all, unsigned char *s,
                                                   uint64_t *full, uint64_t *empty) {
     const int64_t tiles_m = (p.m + ROWS - 1) / ROWS, tiles_n = (p.n + COLS - 1) / COLS;
     int stage = 0, turn = 0;
@@ -77,7 +81,8 @@ static __device__ __forceinline__ void load_tiles(const struct gemm_plan &p, con
     }
 }
 
-static __device__ __forceinline__ void multiply_tiles(const struct gemm_plan &p, const struct gemm_packed &w, float *wait, const unsigned char *s, uint64_t *full,
+static __device__ __forceinline__ void multiply_tiles(const struct gemm_plan &p, const struct gemm_packed &w,
+                                                      float *wait, const unsigned char *s, uint64_t *full,
                                                       uint64_t *empty) {
     const int thread = threadIdx.x % GROUP, group = threadIdx.x / GROUP, lane = thread % WARP;
     const int64_t tiles_m = (p.m + ROWS - 1) / ROWS, tiles_n = (p.n + COLS - 1) / COLS;
@@ -96,7 +101,8 @@ static __device__ __forceinline__ void multiply_tiles(const struct gemm_plan &p,
             }
             for (const int64_t to = w.at[p.first[leaf + 1]]; k < to; k += STEP) {
                 barrier_wait(&full[stage], turn);
-                const uint64_t a = matrix_at(s + stage * STAGE_A + group * (STAGE_A / 2)), b = matrix_at(s + STAGES * STAGE_A + stage * STAGE_B);
+                const uint64_t a = matrix_at(s + stage * STAGE_A + group * (STAGE_A / 2)),
+                               b = matrix_at(s + STAGES * STAGE_A + stage * STAGE_B);
                 asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 #pragma unroll
                 for (int kk = 0; kk < STEP / 16; kk++) { /* 16 k are 32 bytes, 2 units of an address */
@@ -119,13 +125,15 @@ static __device__ __forceinline__ void multiply_tiles(const struct gemm_plan &p,
             for (int e = 0; e < SUMS; e++) mine[e * 2 * GROUP + threadIdx.x] = x[e];
         }
 #pragma unroll
-        for (int e = 0; e < SUMS; e += 2) gemm_store2(p, nullptr, 0, r0 + e / 2 % 2 * 8, c0 + e / 4 * 8, x[e], x[e + 1]);
+        for (int e = 0; e < SUMS; e += 2)
+            gemm_store2(p, nullptr, 0, r0 + e / 2 % 2 * 8, c0 + e / 4 * 8, x[e], x[e + 1]);
     }
 }
 #endif
 
-static __global__ void __launch_bounds__(THREADS, 1) wgmma_tile_k(const __grid_constant__ CUtensorMap map_a, const __grid_constant__ CUtensorMap map_b,
-                                                                  struct gemm_plan p, struct gemm_packed w, float *wait) {
+static __global__ void __launch_bounds__(THREADS, 1)
+    wgmma_tile_k(const __grid_constant__ CUtensorMap map_a, const __grid_constant__ CUtensorMap map_b,
+                 struct gemm_plan p, struct gemm_packed w, float *wait) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
     DYN_SHARED(unsigned char, raw);
     __shared__ __align__(8) uint64_t full[STAGES], empty[STAGES];
@@ -148,16 +156,20 @@ static __global__ void __launch_bounds__(THREADS, 1) wgmma_tile_k(const __grid_c
 #endif
 }
 
-typedef CUresult encode_tiled(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *, const cuuint64_t *, const cuuint32_t *, const cuuint32_t *,
-                              CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
+typedef CUresult encode_tiled(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *,
+                              const cuuint64_t *, const cuuint32_t *, const cuuint32_t *, CUtensorMapInterleave,
+                              CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
 
 /* The map of [rows, k] in boxes of box_rows x STEP; what lies past the last row reads as zeros. */
 static int make_map(encode_tiled *encode, const uint16_t *x, int64_t rows, int64_t k, int box_rows, CUtensorMap *map) {
     const cuuint64_t size[] = {(cuuint64_t)k, (cuuint64_t)rows}, stride[] = {(cuuint64_t)k * 2};
     const cuuint32_t box[] = {STEP, (cuuint32_t)box_rows}, step[] = {1, 1};
-    const CUresult r = encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)x, size, stride, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+    const CUresult r = encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)x, size, stride, box, step,
+                              CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
                               CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-    return r == CUDA_SUCCESS ? 0 : gpu_fail(TM_ERR_DEVICE, "gemm: a tensor map of %lld x %lld: driver error %d", (long long)rows, (long long)k, (int)r);
+    return r == CUDA_SUCCESS ? 0
+                             : gpu_fail(TM_ERR_DEVICE, "gemm: a tensor map of %lld x %lld: driver error %d",
+                                        (long long)rows, (long long)k, (int)r);
 }
 static int64_t blocks_of(const struct cuda_gpu *g, const struct gemm_plan *p) {
     const int64_t tiles = (p->m + ROWS - 1) / ROWS * ((p->n + COLS - 1) / COLS);
@@ -203,9 +215,11 @@ static int try_product(struct cuda_gpu *g, bool *serves) {
     w.a = (uint16_t *)work;
     w.b = w.a + rows_a * TRY_K;
     p.c = (float *)(work + ab);
-    GPU_TRY(gpu_check(cudaMemcpyAsync(work, codes, (size_t)ab, cudaMemcpyHostToDevice, g->stream), "copying to the device"));
+    GPU_TRY(gpu_check(cudaMemcpyAsync(work, codes, (size_t)ab, cudaMemcpyHostToDevice, g->stream),
+                      "copying to the device"));
     GPU_TRY(gemm_wgmma_run(g, &p, &w, p.c + TRY_M * TRY_N));
-    GPU_TRY(gpu_check(cudaMemcpyAsync(codes, p.c, TRY_M * TRY_N * 4, cudaMemcpyDeviceToHost, g->stream), "copying from the device"));
+    GPU_TRY(gpu_check(cudaMemcpyAsync(codes, p.c, TRY_M * TRY_N * 4, cudaMemcpyDeviceToHost, g->stream),
+                      "copying from the device"));
     GPU_TRY(gpu_check(cudaStreamSynchronize(g->stream), "trying wgmma"));
     *serves = right((const float *)g->staging);
     return 0;
@@ -215,17 +229,22 @@ int gemm_wgmma_open(struct cuda_gpu *g, bool *serves) {
     void *encode = nullptr;
     *serves = false;
     if (g->gemm->major != 9) return 0;
-    if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &encode, 12000, cudaEnableDefault, &found) != cudaSuccess || found != cudaDriverEntryPointSuccess) {
+    if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &encode, 12000, cudaEnableDefault, &found) !=
+            cudaSuccess ||
+        found != cudaDriverEntryPointSuccess) {
         (void)cudaGetLastError(); /* a driver without it */
         return 0;
     }
     g->gemm->encode = encode;
-    GPU_TRY(gpu_check(cudaFuncSetAttribute(wgmma_tile_k, cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED), "asking for shared memory"));
+    GPU_TRY(gpu_check(cudaFuncSetAttribute(wgmma_tile_k, cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED),
+                      "asking for shared memory"));
     return try_product(g, serves);
 }
 #else
 size_t gemm_wgmma_bytes(const struct cuda_gpu *, const struct gemm_plan *) { return 0; }
-int gemm_wgmma_run(struct cuda_gpu *, const struct gemm_plan *, const struct gemm_packed *, float *) { return gpu_fail(TM_ERR_INTERNAL, "gemm: no wgmma here"); }
+int gemm_wgmma_run(struct cuda_gpu *, const struct gemm_plan *, const struct gemm_packed *, float *) {
+    return gpu_fail(TM_ERR_INTERNAL, "gemm: no wgmma here");
+}
 int gemm_wgmma_open(struct cuda_gpu *, bool *serves) {
     *serves = false;
     return 0;

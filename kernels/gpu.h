@@ -18,7 +18,7 @@ struct cuda_gpu {
     cudaStream_t stream;
     void *work; /* work space of the kernels: gpu_work */
     size_t work_bytes;
-    void *staging; /* pinned, GPU_STAGING bytes */
+    void *staging;           /* pinned, GPU_STAGING bytes */
     struct gemm_state *gemm; /* of gemm.cu */
 };
 

@@ -37,7 +37,8 @@ struct norm_fwd {
 };
 /* Piece [c0, c0 + n) of this block's rows: h = x + delta into the stage and h_out. */
 template <int W>
-static __device__ __forceinline__ void stage_fwd(const norm_fwd &a, const stage_plan &p, float *stage, int64_t r0, int m, int c0, int n) {
+static __device__ __forceinline__ void stage_fwd(const norm_fwd &a, const stage_plan &p, float *stage, int64_t r0,
+                                                 int m, int c0, int n) {
     for (int q = (int)threadIdx.y; q < m; q += (int)blockDim.y)
         for (int j0 = (int)threadIdx.x; j0 < n / W; j0 += AHEAD * (int)blockDim.x) {
             const int64_t at = (r0 + q) * a.c + c0;
@@ -84,8 +85,7 @@ template <int W> static __global__ void rmsnorm_fwd_k(norm_fwd a, stage_plan p) 
     }
     __syncthreads();
     const float *again = a.h ? a.h : a.x;
-    for (int q = (int)threadIdx.y; q < m; q += (int)blockDim.y)
-        GPU_EACH_COLUMN(j, a.c / W) {
+    for (int q = (int)threadIdx.y; q < m; q += (int)blockDim.y) GPU_EACH_COLUMN(j, a.c / W) {
             const int64_t at = (r0 + q) * a.c + W * j;
             pack<W> v = a.c == p.piece ? pack_load<W>(stage + q * p.stride + W * j) : pack_load<W>(again + at);
             pack<W> g = pack_load<W>(a.gain + W * j);
@@ -95,12 +95,14 @@ template <int W> static __global__ void rmsnorm_fwd_k(norm_fwd a, stage_plan p) 
         }
 }
 int gpu_rmsnorm_fwd(struct cuda_gpu *g, const struct rmsnorm_fwd_args *a) {
-    norm_fwd k = {gpu_f32(a->x), gpu_f32(a->delta), gpu_f32(a->gain), gpu_f32(a->h_out), gpu_f32(a->y),
-                  gpu_f32(a->rstd), a->rows, (int)a->c, a->eps};
+    norm_fwd k = {gpu_f32(a->x),     gpu_f32(a->delta), gpu_f32(a->gain),
+                  gpu_f32(a->h_out), gpu_f32(a->y),     gpu_f32(a->rstd),
+                  a->rows,           (int)a->c,         a->eps};
     if (a->rows < 1) return 0;
     bool four = packs_fit({a->x.a, a->delta.a, a->gain.a, a->h_out.a, a->y.a, 4 * (uint64_t)a->c});
     stage_plan p = stage_plan_of(a->c, STAGE);
-    LAUNCH(four ? rmsnorm_fwd_k<4> : rmsnorm_fwd_k<1>, (unsigned)((a->rows + p.rows - 1) / p.rows), p.block, 0, g->stream, k, p);
+    LAUNCH(four ? rmsnorm_fwd_k<4> : rmsnorm_fwd_k<1>, (unsigned)((a->rows + p.rows - 1) / p.rows), p.block, 0,
+           g->stream, k, p);
     return gpu_launched("rmsnorm_fwd");
 }
 
@@ -112,7 +114,8 @@ struct norm_bwd {
 };
 /* Of one pack: up = dy * gain and hat = h * rstd. */
 template <int W>
-static __device__ __forceinline__ void up_and_hat(const norm_bwd &a, int64_t at, int j, float rstd, pack<W> *up, pack<W> *hat) {
+static __device__ __forceinline__ void up_and_hat(const norm_bwd &a, int64_t at, int j, float rstd, pack<W> *up,
+                                                  pack<W> *hat) {
     pack<W> g = pack_load<W>(a.gain + W * j);
     *up = pack_load<W>(a.dy + at);
     *hat = pack_load<W>(a.h + at);
@@ -209,14 +212,16 @@ int gpu_rmsnorm_bwd(struct cuda_gpu *g, const struct rmsnorm_bwd_args *a) {
     int64_t rows = a->tokens * a->heads;
     if (rows < 1) return 0;
     if (a->dgain.a) { /* before dx, which may overwrite dy */
-        gain_rows k = {gpu_f32(a->dy), gpu_f32(a->h), gpu_f32(a->rstd), gpu_f32(a->dgain), a->tokens, (int)a->heads,
-                       (int)a->group_heads, (int)a->c};
+        gain_rows k = {gpu_f32(a->dy), gpu_f32(a->h), gpu_f32(a->rstd),    gpu_f32(a->dgain),
+                       a->tokens,      (int)a->heads, (int)a->group_heads, (int)a->c};
         unsigned groups = (unsigned)((a->heads + a->group_heads - 1) / a->group_heads);
         LAUNCH(dgain_k, dim3(gpu_blocks(a->c, COLUMNS), OPS_ROW_SEGMENTS, groups), GPU_THREADS, 0, g->stream, k);
     }
-    norm_bwd k = {gpu_f32(a->dy), gpu_f32(a->h), gpu_f32(a->gain), gpu_f32(a->rstd), gpu_f32(a->dres), gpu_f32(a->dx), rows, (int)a->c};
+    norm_bwd k = {gpu_f32(a->dy), gpu_f32(a->h), gpu_f32(a->gain), gpu_f32(a->rstd), gpu_f32(a->dres),
+                  gpu_f32(a->dx), rows,          (int)a->c};
     bool four = packs_fit({a->dy.a, a->h.a, a->gain.a, a->dres.a, a->dx.a, 4 * (uint64_t)a->c});
     stage_plan p = stage_plan_of(a->c, STAGE / 2);
-    LAUNCH(four ? rmsnorm_bwd_k<4> : rmsnorm_bwd_k<1>, (unsigned)((rows + p.rows - 1) / p.rows), p.block, 0, g->stream, k, p);
+    LAUNCH(four ? rmsnorm_bwd_k<4> : rmsnorm_bwd_k<1>, (unsigned)((rows + p.rows - 1) / p.rows), p.block, 0, g->stream,
+           k, p);
     return gpu_launched("rmsnorm_bwd");
 }

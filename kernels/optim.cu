@@ -12,7 +12,7 @@ struct adamw_one { /* the names of the host's loop (dev/leaf_body.h) */
     }
 };
 int gpu_adamw(struct cuda_gpu *g, const struct adamw_args *a) {
-    adamw_one f = {a->beta1, a->beta2, 1 - a->beta1, 1 - a->beta2, a->correction1, a->correction2,
-                   a->eps,   a->lr,    a->decay,     a->grad_scale};
+    adamw_one f = {a->beta1,       a->beta2, 1 - a->beta1, 1 - a->beta2, a->correction1,
+                   a->correction2, a->eps,   a->lr,        a->decay,     a->grad_scale};
     return elem_run(g, "adamw", f, a->n, {a->w, a->m, a->v, a->g});
 }

@@ -25,8 +25,7 @@ int gpu_colsum(struct cuda_gpu *g, const struct colsum_args *a) {
 enum { FOLD = 8 };
 /* Leaves 0, step, 2 step, ... below `parts`, eight at a time into the first of the eight: three levels of the tree. */
 template <int W> static __global__ void fold_k(float *x, int64_t parts, int64_t step, int64_t n) {
-    for (int64_t first = blockIdx.y * FOLD * step; first < parts; first += gridDim.y * FOLD * step)
-        GPU_EACH(i, n / W) {
+    for (int64_t first = blockIdx.y * FOLD * step; first < parts; first += gridDim.y * FOLD * step) GPU_EACH(i, n / W) {
             pack<W> leaf[FOLD];
             bool there[FOLD];
 #pragma unroll
@@ -190,8 +189,10 @@ template <int W> static __global__ void amax_blocks_k(amax_grid a) {
 int gpu_amax_blocks(struct cuda_gpu *g, const struct amax_blocks_args *a) {
     const struct block_grid *b = &a->grid;
     if (a->rows < 1 || a->cols < 1) return 0;
-    bool four = packs_fit({a->x.a, 4 * (uint64_t)a->cols, 4 * (uint64_t)a->ld, 4 * (uint64_t)b->cols, 4 * (uint64_t)b->col0});
-    amax_grid k = {gpu_f32(a->x), gpu_ptr<unsigned>(a->out), a->rows, a->cols, a->ld, *b, b->row0 / b->rows, b->col0 / b->cols, 1, 0, 0};
+    bool four =
+        packs_fit({a->x.a, 4 * (uint64_t)a->cols, 4 * (uint64_t)a->ld, 4 * (uint64_t)b->cols, 4 * (uint64_t)b->col0});
+    amax_grid k = {gpu_f32(a->x),     gpu_ptr<unsigned>(a->out), a->rows, a->cols, a->ld, *b,
+                   b->row0 / b->rows, b->col0 / b->cols,         1,       0,       0};
     int64_t packs = four ? b->cols / 4 : b->cols, columns = (b->col0 + a->cols - 1) / b->cols - k.first_col + 1;
     k.bands = (int)((b->rows + BAND - 1) / BAND);
     k.all_bands = (int)((b->row0 + a->rows - 1) / b->rows - k.first_row + 1) * k.bands;

@@ -18,13 +18,15 @@ struct peak {
 static __device__ __forceinline__ peak peak_of_lane(peak x, peak y) {
     return y.value > x.value || (y.value == x.value && y.at < x.at) ? y : x;
 }
-static __global__ void row_max_k(const float *logits, float *rowmax, int32_t *best, int v, int64_t ld, int64_t col0, float inv_temp) {
+static __global__ void row_max_k(const float *logits, float *rowmax, int32_t *best, int v, int64_t ld, int64_t col0,
+                                 float inv_temp) {
     __shared__ peak part[MAX_WARPS][LANES];
     enum { AHEAD = 8 };
     const float *z = logits + blockIdx.x * ld;
     int warp = (int)threadIdx.x / WARP, lane = (int)threadIdx.x % WARP, threads = (int)blockDim.x;
     peak p = {-INFINITY, NOWHERE};
-    for (int j0 = (int)threadIdx.x; j0 < v; j0 += AHEAD * threads) { /* `threads` is a multiple of 16: a thread stays in its lane */
+    for (int j0 = (int)threadIdx.x; j0 < v;
+         j0 += AHEAD * threads) { /* `threads` is a multiple of 16: a thread stays in its lane */
         float x[AHEAD];
 #pragma unroll
         for (int u = 0; u < AHEAD; u++) x[u] = j0 + u * threads < v ? z[j0 + u * threads] : NAN;
@@ -51,8 +53,8 @@ static __global__ void row_max_k(const float *logits, float *rowmax, int32_t *be
 int gpu_row_max(struct cuda_gpu *g, const struct row_max_args *a) {
     if (a->n < 1) return 0;
     unsigned threads = a->n < 512 && a->v > 8192 ? 1024 : GPU_THREADS; /* few rows: more loads in flight for each */
-    LAUNCH(row_max_k, (unsigned)a->n, threads, 0, g->stream, gpu_f32(a->z), gpu_f32(a->rowmax), gpu_i32(a->best), (int)a->v,
-           a->ld, a->col0, a->inv_temp);
+    LAUNCH(row_max_k, (unsigned)a->n, threads, 0, g->stream, gpu_f32(a->z), gpu_f32(a->rowmax), gpu_i32(a->best),
+           (int)a->v, a->ld, a->col0, a->inv_temp);
     return gpu_launched("row_max");
 }
 
@@ -124,9 +126,9 @@ static __global__ void sum_exp_k(sum_exp_rows a, vocab_cut cut) {
     a.target[row] = j >= 0 && j < a.v ? a.z[row * a.ld + j] * a.inv_temp + 0.0f : 0.0f; /* never -0 */
 }
 int gpu_sum_exp(struct cuda_gpu *g, const struct sum_exp_args *a) {
-    sum_exp_rows r = {gpu_f32(a->z),      gpu_f32(a->rowmax), gpu_i32(a->labels), gpu_f32(a->sumexp),
-                      gpu_f32(a->target), a->n,               a->ld,              a->col0,
-                      (int)a->v,          a->inv_temp};
+    sum_exp_rows r = {
+        gpu_f32(a->z), gpu_f32(a->rowmax), gpu_i32(a->labels), gpu_f32(a->sumexp), gpu_f32(a->target), a->n, a->ld,
+        a->col0,       (int)a->v,          a->inv_temp};
     if (a->n < 1) return 0;
     unsigned blocks = (unsigned)((a->n + rows_of_block(a->segments) - 1) / rows_of_block(a->segments));
     LAUNCH(sum_exp_k, blocks, GPU_THREADS, 0, g->stream, r, vocab_cut_of(a->segments, a->seg));
@@ -149,13 +151,17 @@ static __global__ void kl_grad_k(kl_rows a, vocab_cut cut) {
     if (place_of_warp(cut, a.n, &p)) {
         float *zs = a.zs + p.row * a.lds + cut.at[p.segment];
         const float *zt = a.zt + p.row * a.ldt + cut.at[p.segment];
-        const float k = a.inv_temp, smax = a.smax[p.row], tmax = a.tmax[p.row], ssum = a.ssum[p.row], tsum = a.tsum[p.row];
+        const float k = a.inv_temp, smax = a.smax[p.row], tmax = a.tmax[p.row], ssum = a.ssum[p.row],
+                    tsum = a.tsum[p.row];
         const float sinv = 1.0f / ssum, tinv = 1.0f / tsum, w = a.weight ? a.weight[p.row] : 0;
         const bool grad = a.weight;
         /* log p - log q with the row constants in one: the difference of near logits is exact */
         const float shift = (float)((double)tmax - (double)smax + (vmath_log_wide(tsum) - vmath_log_wide(ssum)));
         const float sum = lane_sum<float, 8>(
-            cut.at[p.segment + 1] - cut.at[p.segment], [=](int i) { return logit_pair{zs[i], zt[i]}; },
+            cut.at[p.segment + 1] - cut.at[p.segment],
+            [=](int i) {
+                return logit_pair{zs[i], zt[i]};
+            },
             [=](logit_pair x, int i) {
                 float pt = vmath_exp(x.t * k - tmax) * tinv;
                 if (grad) zs[i] = (vmath_exp(x.s * k - smax) * sinv - pt) * w;
@@ -169,9 +175,18 @@ static __global__ void kl_grad_k(kl_rows a, vocab_cut cut) {
     if (r < rows && row < a.n) a.kl[row] = segment_tree(cut, part + r * cut.segments);
 }
 int gpu_kl_grad(struct cuda_gpu *g, const struct kl_grad_args *a) {
-    kl_rows r = {gpu_f32(a->zs),   gpu_f32(a->zt),     gpu_f32(a->smax), gpu_f32(a->ssum), gpu_f32(a->tmax),
-                 gpu_f32(a->tsum), gpu_f32(a->weight), gpu_f32(a->kl),   a->n,             a->lds,
-                 a->ldt,           a->inv_temp};
+    kl_rows r = {gpu_f32(a->zs),
+                 gpu_f32(a->zt),
+                 gpu_f32(a->smax),
+                 gpu_f32(a->ssum),
+                 gpu_f32(a->tmax),
+                 gpu_f32(a->tsum),
+                 gpu_f32(a->weight),
+                 gpu_f32(a->kl),
+                 a->n,
+                 a->lds,
+                 a->ldt,
+                 a->inv_temp};
     if (a->n < 1) return 0;
     unsigned blocks = (unsigned)((a->n + rows_of_block(a->segments) - 1) / rows_of_block(a->segments));
     LAUNCH(kl_grad_k, blocks, GPU_THREADS, 0, g->stream, r, vocab_cut_of(a->segments, a->seg));
@@ -204,8 +219,9 @@ static __global__ void ce_grad_k(ce_rows a) {
     }
 }
 int gpu_ce_grad(struct cuda_gpu *g, const struct ce_grad_args *a) {
-    ce_rows r = {gpu_f32(a->z),      gpu_f32(a->rowmax), gpu_f32(a->sumexp), gpu_f32(a->weight),
-                 gpu_i32(a->labels), (int)a->v,          a->ld,              a->col0};
+    ce_rows r = {
+        gpu_f32(a->z), gpu_f32(a->rowmax), gpu_f32(a->sumexp), gpu_f32(a->weight), gpu_i32(a->labels), (int)a->v, a->ld,
+        a->col0};
     if (a->n < 1) return 0;
     LAUNCH(ce_grad_k, dim3((unsigned)a->n, gpu_blocks(a->v, CE_COLUMNS)), GPU_THREADS, 0, g->stream, r);
     return gpu_launched("ce_grad");

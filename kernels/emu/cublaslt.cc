@@ -23,10 +23,11 @@ struct cublasLtMatmulPreferenceOpaque_t {
 };
 
 /* The choice: alignments, then a sum over what was described. */
-static uint64_t chosen_for(const cublasLtMatmulDescOpaque_t *d, const cublasLtMatrixLayoutOpaque_t *a, const cublasLtMatrixLayoutOpaque_t *b,
-                           const cublasLtMatrixLayoutOpaque_t *c) {
+static uint64_t chosen_for(const cublasLtMatmulDescOpaque_t *d, const cublasLtMatrixLayoutOpaque_t *a,
+                           const cublasLtMatrixLayoutOpaque_t *b, const cublasLtMatrixLayoutOpaque_t *c) {
     uint64_t h = (uint64_t)(d->transa + 2 * d->transb + 4 * d->epilogue);
-    for (const cublasLtMatrixLayoutOpaque_t *l : {a, b, c}) h = ((h * 31 + l->rows) * 31 + l->cols) * 31 + (uint64_t)l->ld + 7 * (uint64_t)l->type;
+    for (const cublasLtMatrixLayoutOpaque_t *l : {a, b, c})
+        h = ((h * 31 + l->rows) * 31 + l->cols) * 31 + (uint64_t)l->ld + 7 * (uint64_t)l->type;
     return h;
 }
 static float number(const void *x, cudaDataType type, int64_t at) {
@@ -58,7 +59,8 @@ cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t d) {
     delete d;
     return CUBLAS_STATUS_SUCCESS;
 }
-cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t d, cublasLtMatmulDescAttributes_t a, const void *p, size_t n) {
+cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t d, cublasLtMatmulDescAttributes_t a, const void *p,
+                                              size_t n) {
     void *to = a == CUBLASLT_MATMUL_DESC_TRANSA     ? (void *)&d->transa
                : a == CUBLASLT_MATMUL_DESC_TRANSB   ? (void *)&d->transb
                : a == CUBLASLT_MATMUL_DESC_EPILOGUE ? (void *)&d->epilogue
@@ -67,7 +69,8 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t d, cublasLtMa
     memcpy(to, p, n);
     return CUBLAS_STATUS_SUCCESS;
 }
-cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *l, cudaDataType type, uint64_t rows, uint64_t cols, int64_t ld) {
+cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *l, cudaDataType type, uint64_t rows, uint64_t cols,
+                                          int64_t ld) {
     if (rows == 0 || cols == 0 || ld < (int64_t)rows) return CUBLAS_STATUS_INVALID_VALUE;
     *l = new cublasLtMatrixLayoutOpaque_t{type, rows, cols, ld};
     return CUBLAS_STATUS_SUCCESS;
@@ -84,14 +87,16 @@ cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t p) {
     delete p;
     return CUBLAS_STATUS_SUCCESS;
 }
-cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p, cublasLtMatmulPreferenceAttributes_t a, const void *v, size_t n) {
+cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p,
+                                                    cublasLtMatmulPreferenceAttributes_t a, const void *v, size_t n) {
     const bool bytes = a == CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
     if (n != (bytes ? 8 : 4)) return CUBLAS_STATUS_INVALID_VALUE;
     memcpy(bytes ? (void *)&p->workspace : (void *)&p->align[a - CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES], v, n);
     return CUBLAS_STATUS_SUCCESS;
 }
-cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t d, cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
-                                              cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t, cublasLtMatmulPreference_t p, int wanted,
+cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t d, cublasLtMatrixLayout_t a,
+                                              cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c,
+                                              cublasLtMatrixLayout_t, cublasLtMatmulPreference_t p, int wanted,
                                               cublasLtMatmulHeuristicResult_t *found, int *count) {
     if (wanted < 1) return CUBLAS_STATUS_INVALID_VALUE;
     *found = {};
@@ -101,11 +106,13 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
     *count = 1;
     return CUBLAS_STATUS_SUCCESS;
 }
-cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t d, const void *alpha, const void *a, cublasLtMatrixLayout_t la, const void *b,
-                              cublasLtMatrixLayout_t lb, const void *beta, const void *c, cublasLtMatrixLayout_t lc, void *out, cublasLtMatrixLayout_t,
+cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t d, const void *alpha, const void *a,
+                              cublasLtMatrixLayout_t la, const void *b, cublasLtMatrixLayout_t lb, const void *beta,
+                              const void *c, cublasLtMatrixLayout_t lc, void *out, cublasLtMatrixLayout_t,
                               const cublasLtMatmulAlgo_t *algo, void *workspace, size_t, cudaStream_t) {
     const void *const at[] = {a, b, c, out};
-    const int64_t k = (int64_t)(d->transa == CUBLAS_OP_N ? la->cols : la->rows), kb = (int64_t)(d->transb == CUBLAS_OP_N ? lb->rows : lb->cols);
+    const int64_t k = (int64_t)(d->transa == CUBLAS_OP_N ? la->cols : la->rows),
+                  kb = (int64_t)(d->transb == CUBLAS_OP_N ? lb->rows : lb->cols);
     for (int i = 0; i < 4; i++)
         if ((uintptr_t)at[i] % algo->data[i]) return CUBLAS_STATUS_INVALID_VALUE;
     if (algo->data[4] != chosen_for(d, la, lb, lc) || k != kb || !workspace) return CUBLAS_STATUS_INVALID_VALUE;
@@ -116,7 +123,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t d, const vo
                 sum += number(a, la->type, d->transa == CUBLAS_OP_N ? l * la->ld + i : i * la->ld + l) *
                        number(b, lb->type, d->transb == CUBLAS_OP_N ? j * lb->ld + l : l * lb->ld + j);
             sum *= *(const float *)alpha;
-            if (*(const float *)beta != 0) sum += *(const float *)beta * ((const float *)c)[j * lc->ld + i]; /* else C is not read */
+            if (*(const float *)beta != 0)
+                sum += *(const float *)beta * ((const float *)c)[j * lc->ld + i]; /* else C is not read */
             if (d->epilogue == CUBLASLT_EPILOGUE_BIAS) sum += d->bias[i];
             ((float *)out)[j * lc->ld + i] = sum;
         }
