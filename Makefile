@@ -216,7 +216,7 @@ prove: $(BUILD)/temper $(TESTB) $(if $(PROVE_EMU),emu)
 	@ln -sfn $(BUILD)/temper temper
 	@EMU=$(EMU) scripts/run-tests $(BUILD) $(or $(TIER),1) $(TESTS)
 
-test-emu: ## the CUDA kernels on the CPU: orders of execution, races, bounds, planted bugs, coverage: make test-emu [TESTS=t241]
+test-emu: ## the CUDA kernels on the CPU: orders of execution, races, bounds, planted bugs: make test-emu [TESTS=t241] [COVERAGE=1]
 	@scripts/setup
 	@$(MAKE) --no-print-directory $(BUILD)/temper $(TESTB)
 	@scripts/test-emu $(BUILD) $(TESTS)
