@@ -98,8 +98,8 @@ run/austen-text/emma.txt:
 	cd run/austen-text && apt-get download r-cran-janeaustenr && cd ../.. && python3 scripts/austen.py run/austen-text/*.deb run/austen-text
 
 # --- the CUDA plugin: kernels/ compiled by nvcc, and by g++ over kernels/emu to run on the CPU ---------------------------
-# The toolkit: the system's, or what `scripts/setup --cuda` unpacked. The emulation needs its headers alone.
-CUDA_HOME  ?= $(firstword $(wildcard /usr/local/cuda /opt/cuda run/cuda/toolkit) $(patsubst %/bin/nvcc,%,$(shell command -v nvcc)))
+# The toolkit: what `scripts/setup --cuda` unpacked, or the system's. The emulation needs its headers alone.
+CUDA_HOME  ?= $(firstword $(wildcard run/cuda/toolkit /usr/local/cuda /opt/cuda) $(patsubst %/bin/nvcc,%,$(shell command -v nvcc)))
 CUDA_HERE  := $(wildcard $(CUDA_HOME)/include/cuda_runtime_api.h)
 NVCC       ?= $(or $(wildcard $(CUDA_HOME)/bin/nvcc),nvcc)
 CUDA_ARCHS ?= 80 90a 100a 120a
@@ -219,7 +219,7 @@ prove: $(BUILD)/temper $(TESTB) $(if $(PROVE_EMU),emu)
 test-emu: ## the CUDA kernels on the CPU: orders of execution, races, bounds, planted bugs: make test-emu [TESTS=t241] [COVERAGE=1]
 	@scripts/setup
 	@$(MAKE) --no-print-directory $(BUILD)/temper $(TESTB)
-	@scripts/test-emu $(BUILD) $(TESTS)
+	@$(if $(SANS),SANS="$(SANS)") scripts/test-emu $(BUILD) $(TESTS)
 
 bench: all $(BUILD)/tests/bench-sgemm ## against PyTorch and ModelOpt: make bench PEER_PYTHON=python MODEL=dir [QUICK=1] [OTHERS=0.05] [ONLY=group,...]
 	@python3 scripts/bench.py --temper ./temper --sgemm $(BUILD)/tests/bench-sgemm --mpirun "$(MPIRUN)" --peer-python "$(PEER_PYTHON)" --model "$(MODEL)" \
