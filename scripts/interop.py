@@ -129,8 +129,9 @@ def int8(t, name, shape):
     return good, INT8QTensor(torch.Size(shape), torch.float32, code).dequantize(torch.float32, scale=scale.reshape(-1, 1))
 
 
-def quantized(a, ids, plain_weights, label, preset, weight_only, algorithm, dequantize, fake, bound):
-    """The weights as ModelOpt's own code reads them, the inputs rounded as the scales say, through transformers' model."""
+def quantized(a, ids, plain_weights, label, preset, weight_only, algorithm, dequantize, fake):
+    """The weights as ModelOpt's own code reads them, the inputs rounded as the scales say, through transformers' model. Where inputs are
+    rounded, sums that differ in their last bit give some the neighbouring code: 2 % of what quantization changes is allowed for that."""
     keys = f'quant = {{ preset = "{preset}"; weight_only = {str(weight_only).lower()}; }};'
     run = temper(a, label, ['{ do = "calibrate"; name = "ptq"; data = "text"; }',
                             '{ do = "evaluate"; name = "e"; data = "rows"; compare = "false"; logits_out = "logits.safetensors"; }',
@@ -153,10 +154,10 @@ def quantized(a, ids, plain_weights, label, preset, weight_only, algorithm, dequ
     check(f"{label}: scales that are not finite and positive", scales, 0)
     mine = load_file(run + "/logits.safetensors")["logits"].float()
     peer = logits_of(None, ids, weights, hooks)
-    nmse = ((mine - peer).double().square().sum() / peer.double().square().sum()).item()
-    check(f"{label}: NMSE of {peer.numel()} logits, ModelOpt's dequantization in transformers", nmse, bound)
-    loss = ((logits_of(MODEL, ids) - peer).double().square().sum() / peer.double().square().sum()).item()
-    check(f"{label}: and quantization is what made them differ: NMSE against the unquantized model", loss, f"> {10 * bound:g}", loss > 10 * bound)
+    distance = lambda x: ((x - peer).double().square().sum() / peer.double().square().sum()).item()
+    nmse, loss = distance(mine), distance(logits_of(MODEL, ids))
+    check(f"{label}: NMSE of {peer.numel()} logits, ModelOpt's dequantization in transformers", nmse, loss / 50 if fake else 1e-8)
+    check(f"{label}: and quantization is what made them differ: NMSE against the unquantized model", loss, "> 0.0001", loss > 1e-4)
 
 
 # --- token shards --------------------------------------------------------------------------------------------------------------
@@ -210,9 +211,9 @@ def main():
     save_file({"input_ids": ids}, a.folder + "/rows.safetensors")
     weights = load_file(MODEL + "/model.safetensors")
     plain(a, ids)
-    quantized(a, ids, weights, "FP8", "fp8", False, "FP8", fp8, fake_fp8, 1e-5)
-    quantized(a, ids, weights, "INT8", "int8", False, "W8A8_SQ_PER_CHANNEL", int8, fake_int8, 1e-5)
-    quantized(a, ids, weights, "NVFP4 weights", "nvfp4", True, "W4A16_NVFP4", nvfp4, None, 1e-8)
+    quantized(a, ids, weights, "FP8", "fp8", False, "FP8", fp8, fake_fp8)
+    quantized(a, ids, weights, "INT8", "int8", False, "W8A8_SQ_PER_CHANNEL", int8, fake_int8)
+    quantized(a, ids, weights, "NVFP4 weights", "nvfp4", True, "W4A16_NVFP4", nvfp4, None)
     shards(a)
     print(f"interop: {'FAIL: ' + str(failed) if failed else 'all ok'}")
     return 1 if failed else 0
