@@ -8,14 +8,13 @@
 #include "gemm_bf16.h"
 #include "gemm_lt.h"
 
-/* As gemm_plan_tree of dev/host_gemm_plan.c: a binary counter walks the segments; nothing is added for an empty one. */
 static void plan(const struct gemm_args *a, struct gemm_plan *p) {
-    bool has[OPS_MAX_SEGMENTS] = {false}; /* level l of the counter holds a sum */
     memset(p, 0, sizeof *p);
     p->m = a->m, p->n = a->n, p->ldc = a->ldc;
     p->c = gpu_f32(a->c), p->bias = gpu_f32(a->bias);
     p->layout = a->layout, p->accumulate = a->accumulate;
-    for (int j = 0, pieces = 0; j < a->segments; j++) {
+    p->leaves = ops_gemm_tree(a, p->merges);
+    for (int j = 0, leaf = 0, pieces = 0; j < a->segments; j++) {
         for (int t = 0; t < a->terms; t++) {
             const struct gemm_term *f = &a->term[t];
             const int64_t k = f->k[j], len = f->k[j + 1] - k;
@@ -23,20 +22,7 @@ static void plan(const struct gemm_args *a, struct gemm_plan *p) {
             p->piece[pieces++] = {gpu_f32(f->a) + (a->layout == GEMM_TN ? k * f->lda : k),
                                   gpu_f32(f->b) + (a->layout == GEMM_NT ? k : k * f->ldb), f->lda, f->ldb, len};
         }
-        bool carry = pieces > p->first[p->leaves];
-        if (carry) p->first[++p->leaves] = pieces;
-        int l = 0;
-        for (; j >> l & 1; l++) {
-            if (has[l] && carry) p->merges[p->leaves - 1]++;
-            carry |= has[l];
-            has[l] = false;
-        }
-        has[l] = carry;
-    }
-    bool carry = false;
-    for (int l = 0; l < OPS_MAX_SEGMENTS; l++) {
-        if (has[l] && carry) p->merges[p->leaves - 1]++;
-        carry |= has[l];
+        if (pieces > p->first[leaf]) p->first[++leaf] = pieces;
     }
 }
 

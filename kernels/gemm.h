@@ -1,7 +1,7 @@
 /* What the files of the matrix product share: the plan of a product as kernels walk it, and the ends of its leaves.
  *
  * A product is a list of leaves (the segments that are not empty), a leaf a list of pieces: stretches of k of one term. Leaves are added
- * by a stack machine: after a leaf, add the `merges` topmost waiting sums, then wait (dev/host_gemm_plan.c). A kernel either does all
+ * by a stack machine: after a leaf, add the `merges` topmost waiting sums, then wait (ops_gemm_tree). A kernel either does all
  * leaves of its tile in turn, or block z does leaf z and leaves its sum in `split` [leaf][m][n] for gemm_fold: more blocks for the
  * products whose tiles do not fill the device. The bits are the same. */
 #pragma once

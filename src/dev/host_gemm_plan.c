@@ -10,33 +10,18 @@ static int64_t piece_len(const struct gemm_args *a, int term, int segment) {
 
 static int64_t round_up(int64_t k, int64_t unit) { return size_ceil_div(k, unit) * unit; }
 
-/* The tree by position as a stack machine: after a leaf, add the `merges` topmost waiting sums, then wait. A binary counter walks
- * all positions; nothing is added for an empty one, so its merges fall away and the others keep their order. */
 void gemm_plan_tree(const struct gemm_kernel *kn, const struct gemm_args *a, struct gemm_plan *p) {
-    bool has[OPS_MAX_SEGMENTS] = {false}; /* level l of the counter holds a sum */
     memset(p, 0, sizeof *p);
-    for (int j = 0; j < a->segments; j++) {
+    for (int j = 0, leaf = 0; j < a->segments; j++) {
         int64_t k = 0;
         for (int t = 0; t < a->terms; t++) k += piece_len(a, t, j);
         if (k > 0) {
-            p->segment[p->leaves] = j;
-            p->k[p->leaves++] = k;
+            p->segment[leaf] = j;
+            p->k[leaf++] = k;
         }
         p->all += round_up(k, kn->block);
-        bool carry = k > 0;
-        int l = 0;
-        for (; j >> l & 1; l++) {
-            if (has[l] && carry) p->merges[p->leaves - 1]++;
-            carry |= has[l];
-            has[l] = false;
-        }
-        has[l] = carry;
     }
-    bool carry = false;
-    for (int l = 0; l < OPS_MAX_SEGMENTS; l++) {
-        if (has[l] && carry) p->merges[p->leaves - 1]++;
-        carry |= has[l];
-    }
+    p->leaves = ops_gemm_tree(a, p->merges);
 }
 
 /* Take `len` more k of the leaf at the cursor into the superblock. */

@@ -52,6 +52,31 @@ struct gemm_args {
     int bf16;
 };
 
+/* The tree over the segments of a product, for those who compute it: after leaf i (the segments that are not empty in all terms, rising) add the
+ * merges[i] topmost waiting sums to it, then it waits. A binary counter walks all positions; nothing is added for an empty one. Returns the
+ * number of leaves. */
+static inline int ops_gemm_tree(const struct gemm_args *a, int merges[OPS_MAX_SEGMENTS]) {
+    int has[OPS_MAX_SEGMENTS] = {0}, leaves = 0, carry; /* has: level l of the counter holds a sum */
+    for (int j = 0; j < a->segments; j++) {
+        int l = 0;
+        carry = 0;
+        for (int t = 0; t < a->terms; t++) carry |= a->term[t].k[j + 1] > a->term[t].k[j];
+        if (carry) merges[leaves++] = 0;
+        for (; j >> l & 1; l++) {
+            if (has[l] && carry) merges[leaves - 1]++;
+            carry |= has[l];
+            has[l] = 0;
+        }
+        has[l] = carry;
+    }
+    carry = 0;
+    for (int l = 0; l < OPS_MAX_SEGMENTS; l++) {
+        if (has[l] && carry) merges[leaves - 1]++;
+        carry |= has[l];
+    }
+    return leaves;
+}
+
 /* y[N,C] = table[id - row0] where row0 <= id < row0 + rows, else +0. ids [N] int32. A table entry of -0 becomes +0 (so that summing over
  * ranks, where one term is not zero, is exact). */
 struct embed_fwd_args {
