@@ -5,7 +5,7 @@ SHELL := /bin/bash
 
 # --- configuration ------------------------------------------------------------------------------------------------------
 # What scripts/configure found (`make configure` renews it). Targets that build nothing, or that install first, do without.
-BARE    := run run-smollm2 test test-all test-emu setup configure clean help lint format austen-text tsan cuda cuda-here emu
+BARE    := run run-smollm2 test test-all test-emu setup configure clean help lint format austen-text tsan fuzz fuzz-ci cuda cuda-here emu
 ifneq ($(filter-out $(BARE),$(or $(MAKECMDGOALS),all)),)
 -include config.mk
 endif
@@ -14,7 +14,7 @@ ifeq ($(origin CC),default)
 CC      := gcc
 endif
 MPICC   ?= mpicc
-SAN     ?=#                     asan (address + undefined) | tsan | cov (coverage)
+SAN     ?=#                     asan (address + undefined) | tsan | cov (coverage) | fuzz (libFuzzer, clang only)
 WERROR  ?= 1
 V       ?= 0
 prefix  ?= /usr/local
@@ -28,6 +28,7 @@ WARN    := -Wall -Wextra -Wpedantic -Wshadow -Wvla -Wstrict-prototypes -Wmissing
 SANFLAGS.asan := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 SANFLAGS.tsan := -fsanitize=thread
 SANFLAGS.cov  := --coverage
+SANFLAGS.fuzz := -fsanitize=fuzzer-no-link,address,undefined,float-cast-overflow -fno-sanitize-recover=all -fno-omit-frame-pointer -Wno-pass-failed
 # -ffp-contract=off: sums and products are what the source says; fma is written where it is meant.
 CFLAGS_ALL := -std=c11 -D_GNU_SOURCE $(OPT) -fPIC -fopenmp -ffp-contract=off -fno-math-errno -fno-trapping-math $(WARN) $(SANFLAGS.$(SAN)) \
               -Isrc -MMD -MP $(DEPS_CFLAGS) $(CFLAGS)
@@ -49,6 +50,7 @@ SRC   := $(sort $(filter-out src/main.c,$(wildcard src/*/*.c)))
 OBJ   := $(SRC:%.c=$(BUILD)/%.o)
 TESTC := $(sort $(wildcard tests/t[0-9]*.c tests/e2e-*.c)) # e2e-: programs that shell tests use
 TESTB := $(TESTC:tests/%.c=$(BUILD)/tests/%)
+FUZZB := $(patsubst %.c,$(BUILD)/%,$(sort $(wildcard tests/fuzz/*.c)))
 
 all: $(BUILD)/temper cuda-here ## build the program, and the CUDA plugin where a GPU and a toolkit are
 	@ln -sfn $(BUILD)/temper temper
@@ -67,6 +69,7 @@ $(BUILD)/tests/%: $(BUILD)/tests/%.o $(BUILD)/libtemper.a
 	@echo "  LINK  $@"
 	$(Q)$(ENV) $(MPICC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
 $(BUILD)/tests/%.o: CFLAGS_ALL += -Itests
+$(BUILD)/tests/fuzz/%: LDFLAGS_ALL += -fsanitize=fuzzer
 .SECONDARY:
 # The host kernels are compiled for speed; their source fixes the order of every sum, so this cannot change a bit.
 $(BUILD)/src/dev/%.o: OPT += -O3
@@ -185,7 +188,7 @@ $(EMU)/flags: FORCE
 # --- running and testing ------------------------------------------------------------------------------------------------
 TESTS ?=
 
-.PHONY: all setup configure austen-text prove run run-smollm2 test test-all test-emu bench interop memcheck tsan lint format help info clean install cuda cuda-here emu FORCE
+.PHONY: all setup configure austen-text prove run run-smollm2 test test-all test-emu bench interop memcheck tsan fuzz fuzz-ci fuzz-targets lint format help info clean install cuda cuda-here emu FORCE
 
 run: ## set up, build, and run the main job on $(NP) ranks
 	@scripts/setup
@@ -238,6 +241,16 @@ memcheck: $(BUILD)/temper-memcheck ## a small deck on 2 ranks under valgrind (pa
 tsan: ## a small deck on 2 ranks and 2 threads under ThreadSanitizer (packages clang, libclang-rt-dev, libomp-dev)
 	@$(MAKE) --no-print-directory CC=clang SAN=tsan build/clang-tsan/temper
 	@scripts/tsan build/clang-tsan/temper
+# Each parser of files from elsewhere under libFuzzer with address and undefined sanitizers (package clang).
+FUZZ_MAKE := $(MAKE) --no-print-directory CC=clang SAN=fuzz OPT="-O1 -g"
+FUZZ_SECONDS ?= 600
+fuzz-ci: ## fuzz every parser for 20 s (package clang)
+	@$(FUZZ_MAKE) fuzz-targets
+	@scripts/fuzz build/clang-fuzz/tests/fuzz 20
+fuzz: ## the same for longer, findings and corpora kept: make fuzz [FUZZ_SECONDS=600] [TARGET="deck gguf"]
+	@$(FUZZ_MAKE) fuzz-targets
+	@KEEP=1 scripts/fuzz build/clang-fuzz/tests/fuzz $(FUZZ_SECONDS) $(TARGET)
+fuzz-targets: $(FUZZB)
 lint: ## layers, sizes, style, headers, shell scripts
 	@scripts/lint
 format: ## rewrite the sources with clang-format
@@ -255,4 +268,4 @@ install: $(BUILD)/temper ## install under $(DESTDIR)$(prefix)
 	[ ! -e build/cuda/libtemper_cuda.so ] || install -D -m 755 build/cuda/libtemper_cuda.so $(DESTDIR)$(prefix)/lib/temper/libtemper_cuda.so
 	cp -r inputs jobs $(DESTDIR)$(prefix)/share/temper/
 
--include $(OBJ:.o=.d) $(TESTB:=.d) $(BUILD)/src/main.d
+-include $(OBJ:.o=.d) $(TESTB:=.d) $(FUZZB:=.d) $(BUILD)/src/main.d

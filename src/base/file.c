@@ -17,6 +17,23 @@ static enum status io_error(const char *what, const char *path) {
     return TM_FAIL(TM_ERR_IO, "cannot %s %s: %s", what, path, strerror(errno));
 }
 
+enum status file_open(const char *path, int *fd, int64_t *bytes) {
+    struct stat s;
+    enum status st = TM_OK;
+    *fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (*fd < 0) return io_error("open", path);
+    if (fstat(*fd, &s) != 0)
+        st = io_error("stat", path);
+    else if (!S_ISREG(s.st_mode))
+        st = TM_FAIL(TM_ERR_IO, "%s is not a regular file", path);
+    else if (bytes)
+        *bytes = (int64_t)s.st_size;
+    if (st == TM_OK) return TM_OK;
+    close(*fd);
+    *fd = -1;
+    return st;
+}
+
 enum status file_pread(int fd, const char *path, void *out, size_t n, int64_t offset) {
     for (char *p = out; n > 0;) {
         ssize_t got = pread(fd, p, n, (off_t)offset);
@@ -59,22 +76,18 @@ void file_write_behind(int fd, int64_t end, int64_t *begun) {
 }
 
 enum status file_read(const char *path, size_t max_bytes, char **text, size_t *n) {
-    struct stat s;
+    int fd;
+    int64_t bytes;
     *text = NULL;
     *n = 0;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return io_error("open", path);
+    TM_TRY(file_open(path, &fd, &bytes));
     enum status st = TM_OK;
-    if (fstat(fd, &s) != 0)
-        st = io_error("stat", path);
-    else if (!S_ISREG(s.st_mode))
-        st = TM_FAIL(TM_ERR_IO, "%s is not a regular file", path);
-    else if ((uint64_t)s.st_size > max_bytes)
-        st = TM_FAIL(TM_ERR_FORMAT, "%s has %lld bytes, at most %zu expected", path, (long long)s.st_size, max_bytes);
-    if (st == TM_OK) st = mem_alloc(text, (size_t)s.st_size + 1, 1);
-    if (st == TM_OK) st = file_pread(fd, path, *text, (size_t)s.st_size, 0);
+    if ((uint64_t)bytes > max_bytes)
+        st = TM_FAIL(TM_ERR_FORMAT, "%s has %lld bytes, at most %zu expected", path, (long long)bytes, max_bytes);
+    if (st == TM_OK) st = mem_alloc(text, (size_t)bytes + 1, 1);
+    if (st == TM_OK) st = file_pread(fd, path, *text, (size_t)bytes, 0);
     if (st == TM_OK)
-        *n = (size_t)s.st_size;
+        *n = (size_t)bytes;
     else
         mem_free(text);
     close(fd);
@@ -101,7 +114,7 @@ enum status file_write(const char *path, const void *bytes, size_t n) {
     char tmp[4096];
     if (snprintf(tmp, sizeof tmp, "%s.tmp", path) >= (int)sizeof tmp)
         return TM_FAIL(TM_ERR_IO, "path too long: %s", path);
-    int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0666);
     if (fd < 0) return io_error("create", tmp);
     enum status st = file_pwrite(fd, tmp, bytes, n, 0);
     if (st == TM_OK && fsync(fd) != 0) st = io_error("sync", tmp);

@@ -7,9 +7,13 @@
 
 #include "base/status.h"
 
+/* Open a regular file for reading; what else has the name (a pipe, a directory) neither blocks nor surprises. The caller closes *fd, which is -1
+ * after an error. *bytes (may be NULL): its size. Local. */
+enum status file_open(const char *path, int *fd, int64_t *bytes);
 /* Read a whole file (at most max_bytes; larger raises FORMAT) into new memory, NUL-terminated; free with mem_free. Local. */
 enum status file_read(const char *path, size_t max_bytes, char **text, size_t *n);
-/* Write a whole file durably: to path.tmp, fsync, rename over path, fsync of the directory. Local. */
+/* Write a whole file durably: to path.tmp, fsync, rename over path, fsync of the directory. A link of the first name is refused, one of the
+ * second is replaced: nothing is written through links. Local. */
 enum status file_write(const char *path, const void *bytes, size_t n);
 /* Append bytes and fsync: for ledgers. A line of less than 4 KiB is not torn. */
 enum status file_append(const char *path, const void *bytes, size_t n);

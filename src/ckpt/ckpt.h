@@ -118,8 +118,10 @@ enum status ckpt_hash_all(struct dev *dev, struct par_group *world, const struct
  * (its newest). Appends to out. Local. Errors as ckpt_open; DECK when there is no checkpoint. */
 enum status ckpt_inspect(const char *path, struct str *out);
 
-/* The run directory's lock, held by the kernel until the process ends or ckpt_unlock_run. Made when absent. For one process of the job
- * (rank 0); a second fcntl lock of the same process does not conflict. Errors: DECK when another process holds it (its pid and host), IO. */
+/* The run directory's lock, held by the kernel until the process ends or ckpt_unlock_run. Made when absent; its text names process, host, job
+ * and time. For one process of the job (rank 0); a second fcntl lock of the same process does not conflict. On a file system without
+ * locks the text decides: a process of this host that is gone, and an earlier start of this very job, hold nothing; one of another host
+ * cannot be asked and is believed. Errors: DECK when another process holds it (who), IO. Fault: ckpt:nolock. */
 enum status ckpt_lock_run(const char *run_dir, int *fd);
 void ckpt_unlock_run(int *fd);
 

@@ -1,6 +1,4 @@
 /* Loading: by the manifest alone; every block that is touched is verified before a byte of it is used. */
-#include <errno.h>
-#include <fcntl.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -94,9 +92,9 @@ enum status ckpt_use_file(struct ckpt *c, int file) {
     if (c->fd >= 0) close(c->fd);
     c->file = -1;
     TM_TRY(str_path(c->path, sizeof c->path, c->dir, f->name));
-    c->fd = open(c->path, O_RDONLY | O_CLOEXEC);
-    if (c->fd < 0) return TM_FAIL(TM_ERR_IO, "cannot open the checkpoint's file %s: %s", c->path, strerror(errno));
-    int64_t size = file_size(c->path);
+    int64_t size;
+    enum status st = file_open(c->path, &c->fd, &size);
+    if (st != TM_OK) return status_context(st, "the checkpoint's file: ");
     if (size != f->bytes)
         return TM_FAIL(TM_ERR_FORMAT, "%s has %lld bytes, the manifest says %lld", c->path, (long long)size,
                        (long long)f->bytes);

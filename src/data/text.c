@@ -2,7 +2,6 @@
 #include "data/text.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -219,8 +218,7 @@ enum status data_text_open(const char *path, const struct data_text_opts *o, int
     enum status st = mem_alloc(&t->path, n, 1);
     if (st == TM_OK) {
         memcpy(t->path, path, n);
-        t->fd = open(path, O_RDONLY | O_CLOEXEC);
-        if (t->fd < 0) st = TM_FAIL(TM_ERR_IO, "cannot open %s: %s", path, strerror(errno));
+        st = file_open(path, &t->fd, NULL);
     }
     if (st == TM_OK) st = refill(t);
     if (st == TM_OK && from > 0 && !t->done) st = skip_line(t);

@@ -55,7 +55,7 @@ static enum status put(struct sink *s, int64_t number, size_t size) {
 }
 
 static enum status open_file(const char *path, int flags, int *fd) {
-    *fd = open(path, flags | O_CLOEXEC, 0666);
+    *fd = open(path, flags | O_NOFOLLOW | O_CLOEXEC, 0666);
     return *fd >= 0 ? TM_OK : TM_FAIL(TM_ERR_IO, "cannot write %s: %s", path, strerror(errno));
 }
 

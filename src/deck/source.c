@@ -20,8 +20,10 @@ static const char *syntax_hint(const char *error) {
 
 enum status deck_source_parse(const char *text, config_t *tree, struct report *report, bool *good) {
     size_t before = report->n;
-    TM_TRY(deck_source_scan(text, NULL, report));
+    bool refused;
     *good = false;
+    TM_TRY(deck_source_scan(text, NULL, report, &refused));
+    if (refused) return TM_OK;
     if (report->dir && *report->dir) config_set_include_dir(tree, report->dir);
     if (config_read_string(tree, text)) {
         *good = true;
@@ -183,12 +185,15 @@ static config_setting_t *descend(const config_t *tree, config_setting_t *at, con
     return p->index[p->n - 1] < 0 ? at : NULL;
 }
 
+/* libconfig includes files at the beginning of a line: a value has no business with that. */
+static bool includes(const char *text) { return *text == '@' || (strchr(text, '\n') && strstr(text, "@include")); }
+
 /* The value of a --set as the only setting of `tree`: deck syntax, or else a string. What opens a list, array or group is
  * meant as deck syntax: then *good is false when it is none. */
 static enum status parse_value(const char *text, config_t *tree, bool *good) {
     struct str s = {0};
     enum status st = str_printf(&s, "v = %s;", text);
-    *good = st == TM_OK && *text != '@' && config_read_string(tree, s.p) &&
+    *good = st == TM_OK && !includes(text) && config_read_string(tree, s.p) &&
             config_setting_length(config_root_setting(tree)) == 1;
     str_free(&s);
     if (st != TM_OK || *good || (*text && strchr("([{", *text))) return st;
@@ -202,7 +207,7 @@ static enum status parse_value(const char *text, config_t *tree, bool *good) {
 /* Put the value (the part behind '=') into a group. `said` is "--set key=value". */
 static enum status set_value(config_setting_t *group, const char *name, const char *text, const char *said,
                              struct report *report) {
-    bool good;
+    bool good, refused;
     size_t before = report->n;
     config_t value;
     config_init(&value);
@@ -212,7 +217,7 @@ static enum status set_value(config_setting_t *group, const char *name, const ch
         const char *error = config_error_text(&value) ? config_error_text(&value) : "more than one value";
         st = deck_report_error_set(report, said, "%s%s", error, syntax_hint(error));
     }
-    if (v && config_setting_type(v) != CONFIG_TYPE_STRING) st = deck_source_scan(text, said, report);
+    if (v && config_setting_type(v) != CONFIG_TYPE_STRING) st = deck_source_scan(text, said, report, &refused);
     if (v && st == TM_OK && report->n == before && !put(group, name, v, said))
         st = deck_report_error_set(report, said, "not a name that a deck may have");
     config_destroy(&value);

@@ -10,8 +10,8 @@
 /* Read a deck file of at most 1 MiB; free with mem_free. Errors: IO, FORMAT (larger), DECK (NUL bytes), MEMORY. */
 enum status deck_source_text(const char *path, char **text, size_t *n);
 /* Report what libconfig would misread in `text`, and in what it includes from report->dir. With `set` ("--set key=value"),
- * text is its value. Errors: MEMORY. */
-enum status deck_source_scan(const char *text, const char *set, struct report *report);
+ * text is its value. *refused: it includes what it may not, so libconfig must not read it. Errors: MEMORY. */
+enum status deck_source_scan(const char *text, const char *set, struct report *report, bool *refused);
 /* Parse into an initialised tree; syntax errors are reported, and then *good is false. Errors: MEMORY. */
 enum status deck_source_parse(const char *text, config_t *tree, struct report *report, bool *good);
 /* Put "key=value" into the tree. `pool` (deck_pool_*) owns the text that messages show for the new setting. Errors: MEMORY. */

@@ -28,7 +28,8 @@ struct hub_entry {
 
 /* `path`: a directory (model.safetensors, else model.safetensors.index.json), an index file or one .safetensors file. With an index, the
  * tensors of the model are those that the index lists; others in its files are left out. The caller closes with hub_close.
- * Errors: IO (absent file or shard), FORMAT (damaged; the message names file and tensor), UNSUPPORTED (more than HUB_MAX_RANK axes),
+ * A PyTorch pickle (.bin, .pt, ...) is refused by its name. The files of an index lie in its own folder.
+ * Errors: IO (absent file or shard), FORMAT (damaged; the message names file and tensor), UNSUPPORTED (more than HUB_MAX_RANK axes, a pickle),
  * MEMORY. */
 enum status hub_open(const char *path, struct hub_model **out);
 void hub_close(struct hub_model **m);

@@ -35,7 +35,7 @@ enum status hub_write_begin(const struct hub_plan *plan, int file, const char *p
     struct hub_writer *w = *out;
     *w = (struct hub_writer){.plan = plan, .file = file, .written = f->header_bytes};
     snprintf(w->tmp, sizeof w->tmp, "%s.tmp", path);
-    w->fd = open(w->tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    w->fd = open(w->tmp, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0666);
     if (w->fd < 0) {
         enum status st = io_error("create", w->tmp);
         mem_free(out);
