@@ -106,6 +106,7 @@ static void sentencepiece(void) {
 
     refused("w.model", model, small_model(model, 3), TM_ERR_UNSUPPORTED, "model_type 3");
     refused("w.model", "", 0, TM_ERR_FORMAT, "vocabulary is empty");
+    refused("w.model", "\x12\x02\x18\x02", 4, TM_ERR_FORMAT, "vocabulary is empty"); /* bpe */
     refused("w.model", "\x0a\x7f", 2, TM_ERR_FORMAT, "damaged");
     refused("w.model", "\x0a\x03\x0a\x01\xff", 5, TM_ERR_FORMAT, "piece 0");
     n = add_piece(model, "a", 0, 1);
