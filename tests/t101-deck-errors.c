@@ -94,6 +94,14 @@ static void ways_out(void) {
     is_status(deck_parse(HEAD "@include \"link.cfg\"\n" STAGES, "x.cfg", dir, NULL, 0, &report, &d), TM_ERR_DECK);
     ok(strstr(report.p, "link.cfg:1: /* a ...: the included file ends inside this comment\n") != NULL,
        "an open comment: %s", report.p);
+    str_clear(&report);
+    struct str many = {0};
+    must(file_write(link, "", 0));
+    must(str_printf(&many, "%s", HEAD));
+    for (int i = 0; i < 257; i++) must(str_printf(&many, "@include \"link.cfg\"\n"));
+    is_status(deck_parse(many.p, "x.cfg", dir, NULL, 0, &report, &d), TM_ERR_DECK);
+    is_str(report.p, "x.cfg:261: \"link.cfg\" : more than 256 includes\n", "includes without end");
+    str_free(&many);
     str_free(&report);
     is_status(file_remove_tree(dir), TM_OK);
     check_set(HEAD "stages = ( { do = \"generate\"; prompt = \"a\"; } );\n",

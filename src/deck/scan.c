@@ -10,7 +10,10 @@
 #include "base/mem.h"
 #include "deck/source.h"
 
-enum { INCLUDE_DEPTH = 10 }; /* libconfig's own limit */
+enum {
+    INCLUDE_DEPTH = 10 /* libconfig's own limit */,
+    INCLUDES_MAX = 256 /* they may include each other many times */
+};
 
 struct scan {
     struct report *report;
@@ -19,6 +22,7 @@ struct scan {
     const char *at;
     int line, depth;
     bool *refused;
+    int *includes; /* so far */
 };
 
 static enum status say(const struct scan *s, const char *what, const char *token, size_t n) {
@@ -99,6 +103,8 @@ static enum status scan_include(struct scan *s) {
     if (*rest && !strchr("\n#", *rest) && strncmp(rest, "//", 2) != 0)
         return refuse(s, ": only a comment may follow an include on its line", quote, n + 2);
     char name[1024], path[2048], *text;
+    if (*s->refused) return TM_OK; /* nothing of it will be read */
+    if (++*s->includes > INCLUDES_MAX) return refuse(s, ": more than 256 includes", quote, n + 2);
     if (n >= sizeof name) return refuse(s, "...: include name too long", quote, 64);
     memcpy(name, quote + 1, n);
     name[n] = 0;
@@ -114,8 +120,13 @@ static enum status scan_include(struct scan *s) {
         *s->refused = true; /* libconfig ends the process over a folder */
         return deck_report_error_line(s->report, s->file, s->line, "@include \"%s\": %s", name, status_message());
     }
-    struct scan inner = {
-        .report = s->report, .file = name, .at = text, .line = 1, .depth = s->depth + 1, .refused = s->refused};
+    struct scan inner = {.report = s->report,
+                         .file = name,
+                         .at = text,
+                         .line = 1,
+                         .depth = s->depth + 1,
+                         .refused = s->refused,
+                         .includes = s->includes};
     st = scan_text(&inner);
     mem_free(&text);
     return st;
@@ -163,7 +174,8 @@ static enum status scan_text(struct scan *s) {
 }
 
 enum status deck_source_scan(const char *text, const char *set, struct report *report, bool *refused) {
-    struct scan s = {.report = report, .set = set, .at = text, .line = 1, .refused = refused};
+    int includes = 0;
+    struct scan s = {.report = report, .set = set, .at = text, .line = 1, .refused = refused, .includes = &includes};
     *refused = false;
     return scan_text(&s);
 }
