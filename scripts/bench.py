@@ -110,6 +110,7 @@ def groups_of(b, text, isa):
     grid = dict(length=256, micro=1, batch=4, samples=0, invariant=ON)
     g["grid"] = {"one": lambda: b.step(**grid), "tp2 pp2": lambda: b.step(4, 1, tp=2, pp=2, **grid), "pp4": lambda: b.step(4, 1, pp=4, **grid)}
     g["files"] = {"plain": lambda: b.plain_files(machine.Meter), "temper": b.files}
+    g["saving"] = {"line": lambda: b.saving("false"), "background": lambda: b.saving("true")}
     g["tokenizer"] = {"peer": lambda: b.peer("tokenize " + text), "temper": lambda: b.tokenize(text)}
     kd = '{ do = "distill"; name = "run"; data = "d"; steps = 1; }'
     for dtype in ("fp32", "bf16"):
@@ -146,6 +147,8 @@ def rows_of(b):
             rows.append((f"  its peak memory, {dtype}", group, "off", "rss", "peer", "rss", "share", "<= 0.60" if dtype == "bf16" else None))
     for name, figure in (("checkpoint writing against a plain write", "save"), ("export against a plain write", "export"), ("model loading against a plain read", "load")):
         rows.append((name, "files", "temper", figure, "plain", figure, "x", ">= 0.70"))
+    rows += [("training stands still for a save in the background, of one in line", "saving", "background", "stalled", "line", "stalled", "share", "<= 0.05"),
+             ("  a step beside it", "saving", "background", "step", "line", "step", "share", None)]
     rows.append(("tokenizer, one core", "tokenizer", "temper", "rate", "peer", "rate", "x", None))
     for grid in ("tp2 pp2", "pp4"):
         rows.append((f"KD step on 4 ranks ({grid}) of 1 rank", "grid", grid, "rate", "one", "rate", "x", ">= 0.70"))

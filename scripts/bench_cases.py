@@ -120,6 +120,14 @@ class Bench:
         return {"save": int(saved[1]) / float(saved[2]), "export": int(exported[1]) / float(exported[2]),
                 "load": os.path.getsize(weights) / float(loaded[1])}
 
+    def saving(self, background):
+        """How long a training stands still for a checkpoint, and its steps, while it saves after every second one."""
+        train = '{ do = "train"; name = "run"; data = "d"; steps = 7; checkpoint = { every = 2; background = %s; }; }' % background
+        path, where = self.deck([train], length=256, samples=0, micro=2, batch=2)
+        r, _, steps = self.finish([path], where)
+        stalled = sorted(float(x) for x in re.findall(r"checkpoint step=[246] .* stalled=([\d.]+)", r["out"]))
+        return {"stalled": stalled[1], "step": sorted(x["seconds"] for x in steps[1:])[2]}
+
     def plain_files(self, meter):
         """The same amounts by plain sequential writing (with fsync) and reading (not from the page cache)."""
         def write(n):

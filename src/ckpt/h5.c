@@ -133,7 +133,9 @@ static bool create_dataset(hid_t f, const char *name, const struct ckpt_entry *e
     extent(box, shape);
     hid_t type = type_of(e->desc.dtype), space = space_of(box->rank, shape), link = H5Pcreate(H5P_LINK_CREATE),
           set = -1;
-    if (type >= 0 && space >= 0 && link >= 0 && H5Pset_create_intermediate_group(link, 1) >= 0)
+    /* no times in the file: the same data give the same bytes */
+    if (type >= 0 && space >= 0 && link >= 0 && H5Pset_obj_track_times(layout, 0) >= 0 &&
+        H5Pset_create_intermediate_group(link, 1) >= 0)
         set = H5Dcreate2(f, name, type, space, link, layout, H5P_DEFAULT);
     bool done = set >= 0 && describe(set, e, box);
     if (done && offset) {

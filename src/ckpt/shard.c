@@ -86,6 +86,7 @@ static enum status write_block(struct shard_out *o, struct shard_source *s, cons
         n = size_min(end - at, STEP);
         TM_TRY(ckpt_shard_source_read(s, at, (size_t)n, o->buf));
         hash_add(&h, o->buf, (size_t)n);
+        if (fault_here("ckpt", "flip")) o->buf[n / 2] ^= 1;
         TM_TRY(file_pwrite(o->fd, o->path, o->buf, (size_t)n, p->offset + at));
     }
     *hash = hash_end(&h);

@@ -10,6 +10,7 @@
 #include "base/json.h"
 #include "base/mem.h"
 #include "base/size.h"
+#include "base/stop.h"
 #include "base/str.h"
 #include "tok/tok.h"
 
@@ -248,7 +249,8 @@ enum status data_text_each(const char *path, const struct data_text_opts *o, dat
     enum status st = TM_OK;
     for (const char *text; st == TM_OK;) {
         size_t n;
-        st = data_text_next(t, &text, &n);
+        st = stop_check("text");
+        if (st == TM_OK) st = data_text_next(t, &text, &n);
         if (st != TM_OK || !text) break;
         st = fn(ctx, text, n);
         if (st != TM_OK) data_text_context(t, st);

@@ -5,6 +5,7 @@
 
 #include "base/mem.h"
 #include "base/size.h"
+#include "base/stop.h"
 
 /* A parameter in pieces of whole rows: what is read is still in the cache when it is looked at and uploaded. */
 enum { PIECE = 1 << 20 }; /* elements */
@@ -22,6 +23,7 @@ static enum status load_param(struct model *m, const struct hub_model *h, const 
     for (int64_t r = 0; r < rows_of(all); r += step) {
         struct tensor_box part = *all;
         int64_t rows = size_min(step, rows_of(all) - r);
+        TM_TRY(stop_check("load"));
         if (part.rank) part.lo[0] += r, part.hi[0] = part.lo[0] + rows;
         TM_TRY(hub_read_box(h, e, &part, host));
         TM_TRY(hub_need_finite(h, e, host, rows * row));

@@ -102,7 +102,7 @@ static void begin_rounds(struct eval *e) {
 /* Before each round. An evaluation keeps nothing on a stop: it is done again. */
 static enum status poll_all(void *eval) {
     struct eval *e = eval;
-    bool save;
+    bool save = false;
     progress(e, e->round++);
     return stage_poll_all(e->r, &save);
 }

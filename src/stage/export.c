@@ -6,6 +6,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/stop.h"
 #include "base/str.h"
 #include "base/version.h"
 #include "hub/export.h"
@@ -77,13 +78,13 @@ static enum status make_plan(struct export *e) {
 static enum status produce_all(void *context, int tensor, int64_t row0, int64_t rows, int root, void *out) {
     struct export *e = context;
     const struct quant_tensor *t = &e->pack->tensors[tensor];
-    enum status st = TM_OK;
+    enum status st = stop_check("pack"); /* agreed on below; then every block that is left ends there */
     if (t->param < 0) return out ? quant_pack_rows(e->pack, (size_t)tensor, row0, rows, NULL, out) : TM_OK;
     const struct tensor_desc *d = &e->model.m->param[t->param].desc;
     struct tensor_box want = tensor_box_whole(d->rank, d->shape);
     want.lo[0] = row0 * t->span;
     want.hi[0] = (row0 + rows) * t->span;
-    if (out) st = mem_grow(&e->rows, &e->rows_cap, (size_t)(rows * t->row_elems), sizeof *e->rows);
+    if (out && st == TM_OK) st = mem_grow(&e->rows, &e->rows_cap, (size_t)(rows * t->row_elems), sizeof *e->rows);
     TM_TRY(par_agree_all(st));
     TM_TRY(par_boxes_fetch_all(e->boxes, t->param, &want, root, out ? e->rows : NULL));
     return out ? quant_pack_rows(e->pack, (size_t)tensor, row0, rows, e->rows, out) : TM_OK;
@@ -216,7 +217,7 @@ static enum status write_all(struct export *e) {
 
 enum status stage_export_all(struct stage_run *r, const struct deck_stage *s) {
     struct export e = {.r = r, .s = s};
-    bool save;
+    bool save = false;
     enum status st = stage_poll_all(r, &save);
     if (st == TM_OK) st = stage_open_model_all(r, s, false, 1, &e.model);
     if (st == TM_OK) st = stage_open_quant_all(r, s, e.model.m, false, &e.quant);

@@ -95,15 +95,20 @@ void stage_plan_model(struct stage_run *r, const struct model *m) {
         }
 }
 
-enum status stage_plan_saved(struct stage_run *r, const struct ckpt_tensor *list, size_t n) {
+enum status stage_plan_saved(struct stage_run *r, const struct ckpt_tensor *list, size_t n, bool background) {
     for (size_t i = 0; i < n; i++) {
         struct tensor_box whole = tensor_box_whole(list[i].desc.rank, list[i].desc.shape);
         r->plan->saved_bytes += tensor_box_elems(&whole) * (int64_t)dtype_bytes(list[i].desc.dtype);
+        if (tensor_box_elems(&list[i].desc.box) > 0 && r->plan->saved_files < r->grid.dp) r->plan->saved_files++;
     }
-    char *block; /* through which the data goes */
+    r->plan->saved_file = ckpt_share_bytes(list, (int)n, r->grid.dp);
+    char *block, *copy = NULL; /* through which the data goes; what is written while training goes on */
     TM_TRY(mem_alloc(&block, 1, CKPT_BLOCK));
+    enum status st = TM_OK;
+    if (background) st = mem_alloc(&copy, (size_t)r->plan->saved_file, 1);
+    mem_free(&copy);
     mem_free(&block);
-    return TM_OK;
+    return st;
 }
 
 enum status stage_plan_exported(struct stage_run *r, const struct hub_plan *plan) {

@@ -25,6 +25,8 @@ struct stage_plan {
     double flops_busiest; /* of the data-parallel rank with most rounds */
     int64_t fill;         /* micro-batches between two moments in which the pipeline is empty */
     int64_t saved_bytes;  /* of a checkpoint, all ranks together */
+    int64_t saved_files;  /* of it, at most so many by the ranks that hold the same boxes */
+    int64_t saved_file;   /* bytes of the largest of these, at most */
     int64_t export_bytes;
     int64_t export_files;
 };
@@ -48,7 +50,7 @@ enum status stage_memory_all(struct stage_run *r, const struct stage_plan *plann
 void stage_plan_begin(struct stage_run *r);
 void stage_plan_rounds(struct stage_run *r, const char *round, double rounds, int64_t fill);
 void stage_plan_model(struct stage_run *r, const struct model *m); /* a model was made */
-enum status stage_plan_saved(struct stage_run *r, const struct ckpt_tensor *list, size_t n);
+enum status stage_plan_saved(struct stage_run *r, const struct ckpt_tensor *list, size_t n, bool background);
 enum status stage_plan_exported(struct stage_run *r, const struct hub_plan *plan);
 /* The deck alone says how long the rows are and (count) how many: the data need not be opened. */
 bool stage_plan_knows_rows(const struct deck_dataset *d, bool count);

@@ -11,6 +11,7 @@ struct whole {
     struct stage_plan *at;              /* [pp] */
     int *tp_rank;                       /* [pp]: whose plan at[pp] is */
     int largest;                        /* pipeline stage */
+    int64_t files, file;                /* of a checkpoint, and bytes of the largest, at most */
     double flops, flops_round, slowest; /* all ranks; of the busiest rank */
 };
 
@@ -25,6 +26,8 @@ static enum status plan_stage(struct stage_run *r, const struct deck_stage *s, s
             TM_TRY(par_grid_imagine(g->tp * g->dp * g->pp, tp + g->tp * g->dp * pp, g->tp, 1, g->pp, &place));
             TM_TRY(stage_plan(r, s, &place, &p));
             if (!p.uneven) alike = g->tp; /* one stands for the tensor group; data-parallel ranks are always alike */
+            w->files += p.saved_files * alike;
+            if (p.saved_file > w->file) w->file = p.saved_file;
             w->flops += p.flops * g->dp * alike;
             w->flops_round += p.flops_round * g->dp * alike;
             if (p.flops_busiest > w->slowest) w->slowest = p.flops_busiest;
@@ -95,7 +98,8 @@ static enum status print_pipeline(const struct whole *w, int pp, struct str *out
     return str_printf(out, "\n");
 }
 
-static enum status print_disk(const struct stage_plan *p, const struct deck_stage *s, struct str *out) {
+static enum status print_disk(const struct whole *w, const struct deck_stage *s, struct str *out) {
+    const struct stage_plan *p = &w->at[w->largest];
     char text[32], kept[32];
     if (p->saved_bytes)
         TM_TRY(
@@ -103,6 +107,12 @@ static enum status print_disk(const struct stage_plan *p, const struct deck_stag
                        "  disk: %s a checkpoint (%lld bytes); %lld that are kept and one that is being written: %s\n",
                        amount((double)p->saved_bytes, text), (long long)p->saved_bytes, (long long)s->checkpoint.keep,
                        amount((double)p->saved_bytes * (double)(s->checkpoint.keep + 1), kept)));
+    if (p->saved_bytes)
+        TM_TRY(
+            str_printf(out,
+                       "  disk: at most %lld files a checkpoint (one a writer, index and manifest), the largest %s%s\n",
+                       (long long)w->files + 2, amount((double)w->file, text),
+                       s->checkpoint.background ? "; a copy of it in host memory while it is written" : ""));
     if (p->export_bytes)
         TM_TRY(str_printf(out, "  disk: %s exported, %lld file%s (%lld bytes)\n", amount((double)p->export_bytes, text),
                           (long long)p->export_files, p->export_files == 1 ? "" : "s", (long long)p->export_bytes));
@@ -137,7 +147,7 @@ static enum status print_stage(struct stage_run *r, const struct deck_stage *s, 
     if (st == TM_OK && !p->known) st = str_printf(out, "  not planned: its memory grows with its input\n");
     if (st == TM_OK && p->n) st = print_largest(&w, s, out);
     if (st == TM_OK && p->n && g->pp > 1) st = print_pipeline(&w, g->pp, out);
-    if (st == TM_OK) st = print_disk(p, s, out);
+    if (st == TM_OK) st = print_disk(&w, s, out);
     if (st == TM_OK) st = print_work(&w, g->pp, gflops, out);
     mem_free(&w.at);
     mem_free(&w.tp_rank);

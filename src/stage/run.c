@@ -9,6 +9,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/stop.h"
 #include "base/version.h"
 #include "ckpt/ckpt.h"
 #include "hub/pretty.h"
@@ -65,7 +66,6 @@ enum status stage_check_deck(const struct deck *d) {
                     {s->grid.pp_layout.n > 0, "grid.pp_layout"},
                     {s->teacher.ranks > 0 || s->teacher.grid.tp > 0 || s->teacher.grid.pp > 0 || s->teacher.grid.cp > 0,
                      "a grid of the teacher's own"},
-                    {s->checkpoint.background, "checkpoint.background"},
                     {s->numerics.tp_segments != PAR_TP_SEGMENTS, "numerics.tp_segments other than 8"}};
         for (size_t k = 0; k < sizeof rows / sizeof *rows; k++)
             if (rows[k].on)
@@ -126,10 +126,23 @@ stage_fn stage_function(enum deck_kind kind) {
     return functions[kind];
 }
 
+/* A checkpoint on its way ends with its stage, also when that ends in an error: then it is what the next start goes on from. */
+static enum status run_stage_all(struct stage_run *r, const struct deck_stage *s) {
+    char keep[2048];
+    r->saves = (struct stage_saves){.last = clock_seconds(), .seconds = r->saves.seconds};
+    r->polled = r->round = 0;
+    enum status st = par_agree_all(stage_function(s->kind)(r, s));
+    snprintf(keep, sizeof keep, "%s", status_message());
+    enum status saved = stage_save_end_all(r);
+    if (st == TM_OK || st == TM_STOPPED) st = saved == TM_OK ? st : saved;
+    if (st != saved) status_set_message(keep);
+    return st;
+}
+
 static enum status run_stages_all(struct stage_run *r) {
     for (int i = 0; i < r->deck->stages.n; i++) {
         const struct deck_stage *s = &r->deck->stages.v[i];
-        bool save;
+        bool save = false;
         r->now = s;
         log_set_stage(s->name);
         par_note(s->name, 0, "start");
@@ -142,7 +155,7 @@ static enum status run_stages_all(struct stage_run *r) {
         TM_TRY(stage_plan_all(r, s, &planned));
         dev_memory_reset(r->dev);
         double begin = clock_seconds();
-        TM_TRY(par_agree_all(stage_function(s->kind)(r, s)));
+        TM_TRY(run_stage_all(r, s));
         TM_TRY(stage_memory_all(r, &planned));
         TM_TRY(stage_result(r, s, "seconds", clock_seconds() - begin, "s"));
         TM_TRY(par_agree_all(stage_note_finished(r, s)));
@@ -161,6 +174,7 @@ static enum status run_all(struct stage_run *r) {
     TM_TRY(make_grid_all(r));
     TM_TRY(par_agree_all(lock_run_dir(r)));
     TM_TRY(stage_history_all(r));
+    stage_stop_begin(r);
     TM_TRY(par_agree_all(stage_device_open(r)));
     TM_TRY(par_watchdog_start(r->deck->limits.deadline_s));
     TM_TRY(stage_device_join_all(r));
@@ -172,8 +186,9 @@ static enum status run_all(struct stage_run *r) {
 
 enum status stage_run_deck_all(const struct stage_options *o) {
     struct stage_run r = {.o = *o, .lock = -1, .start = clock_seconds()};
-    stage_catch_signals();
+    stop_catch_signals();
     enum status st = run_all(&r);
+    stage_stop_end(&r);
     par_watchdog_stop();
     par_grid_destroy(&r.grid);
     dev_close(&r.dev);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "base/json.h"
+#include "ckpt/ckpt.h"
 #include "data/set.h"
 #include "deck/deck.h"
 #include "dev/dev.h"
@@ -20,6 +21,15 @@ struct stage_options { /* from the command line */
     bool profile;
 };
 
+/* Checkpoints of the stage that runs. */
+struct stage_saves {
+    struct ckpt_background *writer; /* one that is being written; NULL: none */
+    double last;                    /* when the last one began, or the stage */
+    double cost;                    /* for how long training stood still for the last one; 0: there was none yet */
+    double interval;                /* by checkpoint.mtbf_h; 0: not known yet */
+    double seconds;                 /* from the beginning of a save to its end, the longest of this run */
+};
+
 struct stage_run {
     struct stage_options o;
     struct deck *deck;
@@ -33,8 +43,12 @@ struct stage_run {
     int64_t planned_most;    /* bytes of the process by the plans of its stages so far; -1 unknown */
     int lock;                /* of the run directory, on rank 0 */
     double start;            /* clock_seconds() at the start of the process */
-    json_t *results;         /* rank 0: what results.json will hold, an object per stage */
-    json_t *finished;        /* stages that earlier starts finished: {name: results}; the same on every rank */
+    double job_end;          /* clock_seconds() at which the batch system ends the job; 0: not known */
+    double polled,
+        round; /* when the stage was last asked whether to stop; the longest time from one such question to the next */
+    struct stage_saves saves;
+    json_t *results;  /* rank 0: what results.json will hold, an object per stage */
+    json_t *finished; /* stages that earlier starts finished: {name: results}; the same on every rank */
 };
 
 /* A stage's function, one per row of deck/kinds.def. Collective over the world. */
@@ -65,7 +79,12 @@ json_t *stage_results_of(struct stage_run *r, const struct deck_stage *s);
 enum status stage_ckpt_dir(const struct deck_stage *s, char *out, size_t cap);
 
 /* --- checkpoints of a stage, and stopping --------------------------------------------------------------------------------- */
-/* True on every rank when any rank was asked to stop (SIGTERM, SIGUSR2, run/STOP, the wall limit); *save when a checkpoint is wanted
- * without stopping (SIGUSR1). One agreement. Collective over the world. */
+/* The one question of every loop, in one reduction. TM_STOPPED on every rank when any rank was asked to stop (base/stop.h). *save: in, whether
+ * this rank finds a save due; out, on every rank, whether any does or was asked for one (SIGUSR1). Also brings a checkpoint that is written in
+ * the background on its way, and raises its error. Collective over the world. */
 enum status stage_poll_all(struct stage_run *r, bool *save);
-void stage_catch_signals(void);
+/* Local. Begin to heed signals, the run's STOP file and the end of the time that the deck or the batch system gives; tell that the time a
+ * save takes has changed; clear the STOP file away: it speaks to one start only. */
+void stage_stop_begin(struct stage_run *r);
+void stage_stop_renew(const struct stage_run *r);
+void stage_stop_end(const struct stage_run *r);

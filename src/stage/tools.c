@@ -73,6 +73,11 @@ enum status stage_hash(const char *path, struct str *out) {
     struct ckpt *c;
     int64_t step = 0;
     uint64_t sum = 0;
+    if (str_glob("*.h5", path) && !file_is_dir(path))
+        return TM_FAIL(TM_ERR_DECK,
+                       "--hash %s: a file of a checkpoint has no content of its own: give its folder (--inspect "
+                       "verifies the file)",
+                       path);
     TM_TRY(str_path(manifest, sizeof manifest, path, "MANIFEST.json"));
     TM_TRY(str_copy(step_dir, sizeof step_dir, path));
     if (file_is_dir(path) && !file_exists(manifest)) TM_TRY(ckpt_find_latest(path, step_dir, sizeof step_dir, &step));
