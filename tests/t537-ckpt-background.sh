@@ -36,7 +36,7 @@ check "  it says what it cost" says 'stage=qad checkpoint step=2 bytes=[0-9]+ se
 check "in the background, tp 2 x pp 2, one writer at a time" run 0 four 4 --set grid.tp=2 --set grid.pp=2 --set checkpoint.writers=1 "${later[@]}"
 check "  left the same" same four
 for f in index.h5 rank_00000.h5; do
-    check "  $f of the last save is that of a save in line" cmp "$dir/line/ckpt/03-qad/step_00000004/$f" "$dir/one/ckpt/03-qad/step_00000004/$f"
+    check "  $f of a save in the background is that of a save in line" cmp "$dir/line/ckpt/03-qad/step_00000003/$f" "$dir/one/ckpt/03-qad/step_00000003/$f"
 done
 
 # the writer's error ends the run at a boundary, with its message; the next start goes on
@@ -44,7 +44,9 @@ TEMPER_FAULT=ckpt:write:1:90 check "a writer fails: exit code 11" run 11 error 2
 check "  with its message" says 'error rank=0 .*rank 1: cannot write .*rank_00001.h5: No space left'
 check "  the next start goes on" run 0 error 1 "${later[@]}"
 check "  and left the same" same error
-for at in die-write:1:90 die-manifest:0:5 die-rename:0:5; do
+deaths=(die-write:1:90)
+[ "${TIER:-1}" -lt 2 ] || deaths+=(die-manifest:0:5 die-rename:0:5)
+for at in "${deaths[@]}"; do
     TEMPER_FAULT=ckpt:$at temper 2 "$decks/tiny.cfg" --set run.dir="$dir/$at" "${words[@]}" --set grid.pp=2 "${later[@]}"
     check "killed at $at" test ! -e "$dir/$at/results.json" -o -d "$dir/$at/ckpt"
     check "  goes on" run 0 "$at" 2 "${later[@]}"

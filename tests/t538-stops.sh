@@ -66,6 +66,7 @@ check "  in the middle of an evaluation, which is owed" grep -q '"evaluation_owe
 stops stop:load:1:2 qad
 stops "stop:qad:*:3" qad
 stops stop:token:1:2 gen
+stops "stop:out:*:1" out
 stops stop:load:1:1 out
 stops stop:pack:0:3 out
 check "going on to the end" run 0 parts

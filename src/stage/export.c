@@ -78,8 +78,8 @@ static enum status make_plan(struct export *e) {
 static enum status produce_all(void *context, int tensor, int64_t row0, int64_t rows, int root, void *out) {
     struct export *e = context;
     const struct quant_tensor *t = &e->pack->tensors[tensor];
-    enum status st = stop_check("pack"); /* agreed on below; then every block that is left ends there */
-    if (t->param < 0) return out ? quant_pack_rows(e->pack, (size_t)tensor, row0, rows, NULL, out) : TM_OK;
+    enum status st = stop_check("pack"); /* agreed on below, or with the file; blocks that are left end there */
+    if (t->param < 0) return out && st == TM_OK ? quant_pack_rows(e->pack, (size_t)tensor, row0, rows, NULL, out) : st;
     const struct tensor_desc *d = &e->model.m->param[t->param].desc;
     struct tensor_box want = tensor_box_whole(d->rank, d->shape);
     want.lo[0] = row0 * t->span;
