@@ -128,13 +128,13 @@ static int shards_in(const char *dir, const char *step) {
 static void waves(void) {
     char dir[128];
     struct ckpt_background *b;
-    struct ckpt_saved x;
+    struct ckpt_saved x = {0};
     snprintf(dir, sizeof dir, "%s/waves", run);
     struct ckpt_save_args a = arguments(dir, 1);
     a.writers = 2;
     fill(2);
     must(ckpt_background_begin_all(&a, &b));
-    for (int done = size_min(2, par_size()); b; done = size_min(done + 2, par_size())) {
+    for (int done = size_min(2, par_size()); !x.path[0]; done = size_min(done + 2, par_size())) {
         while (ckpt_background_state(b) == CKPT_BUSY) usleep(1000);
         must(par_barrier(grid.world));
         is_int(shards_in(dir, "step_00000001.tmp"), done, "files after a wave of two");
@@ -142,6 +142,8 @@ static void waves(void) {
         must(ckpt_background_advance_all(&b, &x));
     }
     is_int(shards_in(dir, "step_00000001"), par_size(), "all of them");
+    must(ckpt_background_end_all(&b, &x));
+    ok(!b && x.path[0], "all is done");
     a.step = 2;
     must(ckpt_save_all(&a, &x));
     is_int(shards_in(dir, "step_00000002"), par_size(), "in line too");

@@ -1,5 +1,7 @@
 /* Saving in the background: a thread copies, hashes and writes this rank's share; the caller's thread does all that ranks agree on. */
+#include <omp.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -29,8 +31,8 @@ struct ckpt_background {
     bool started;
     pthread_mutex_t lock; /* guards what follows */
     pthread_cond_t changed;
-    bool copied, given_up, finished;
-    int turn; /* waves up to this one may write */
+    bool copied, written, given_up, finished;
+    int turn; /* waves up to this one may write; s.waves: it has its name, rank 0 prunes */
     enum status st;
     char message[2048];
 };
@@ -49,22 +51,44 @@ static void copy_live(struct ckpt_background *b) {
     pthread_mutex_unlock(&b->lock);
 }
 
-static bool wait_turn(struct ckpt_background *b) {
+static bool wait_turn(struct ckpt_background *b, int turn) {
     pthread_mutex_lock(&b->lock);
-    while (b->turn < b->s.wave && !b->given_up) pthread_cond_wait(&b->changed, &b->lock);
+    while (b->turn < turn && !b->given_up) pthread_cond_wait(&b->changed, &b->lock);
     bool go = !b->given_up;
     pthread_mutex_unlock(&b->lock);
     return go;
 }
 
+/* Where OpenMP binds its threads (OMP_PROC_BIND), it has bound the one that started this one to a core of its own, and this one with it: let it
+ * run wherever OpenMP's threads may. */
+static void unbind(void) {
+    int id[CPU_SETSIZE];
+    cpu_set_t all;
+    CPU_ZERO(&all);
+    for (int p = 0; p < omp_get_num_places(); p++) {
+        if (omp_get_place_num_procs(p) > CPU_SETSIZE) return;
+        omp_get_place_proc_ids(p, id);
+        for (int i = 0; i < omp_get_place_num_procs(p); i++)
+            if (id[i] >= 0 && id[i] < CPU_SETSIZE) CPU_SET(id[i], &all);
+    }
+    if (CPU_COUNT(&all) > 0)
+        (void)pthread_setaffinity_np(pthread_self(), sizeof all, &all); /* else it only is slower */
+}
+
 static void *run(void *background) {
     struct ckpt_background *b = background;
+    unbind();
     copy_live(b);
-    enum status st = wait_turn(b) ? ckpt_save_write(&b->s, NULL, b->staged) : TM_OK;
+    enum status st = wait_turn(b, b->s.wave) ? ckpt_save_write(&b->s, NULL, b->staged) : TM_OK;
     mem_free(&b->memory);
     pthread_mutex_lock(&b->lock);
     b->st = st;
     snprintf(b->message, sizeof b->message, "%s", st == TM_OK ? "" : status_message());
+    b->written = true;
+    pthread_cond_broadcast(&b->changed);
+    pthread_mutex_unlock(&b->lock);
+    if (b->s.first && wait_turn(b, b->s.waves)) ckpt_save_prune(&b->s);
+    pthread_mutex_lock(&b->lock);
     b->finished = true;
     pthread_cond_broadcast(&b->changed);
     pthread_mutex_unlock(&b->lock);
@@ -209,19 +233,24 @@ void ckpt_background_hold(struct ckpt_background *b) {
     b->stalled += clock_seconds() - begin;
 }
 
+/* Nothing is being done for the present turn. Under the lock. */
+static bool is_idle(const struct ckpt_background *b) {
+    if (b->turn == b->s.waves) return b->finished;
+    return b->written || (b->copied && b->turn < b->s.wave);
+}
+
 enum ckpt_state ckpt_background_state(struct ckpt_background *b) {
     pthread_mutex_lock(&b->lock);
-    bool waits = b->copied && b->turn < b->s.wave;
-    enum ckpt_state state = b->finished ? b->st == TM_OK ? CKPT_IDLE : CKPT_FAILED : waits ? CKPT_IDLE : CKPT_BUSY;
+    enum ckpt_state state = !is_idle(b) ? CKPT_BUSY : b->st == TM_OK ? CKPT_IDLE : CKPT_FAILED;
     pthread_mutex_unlock(&b->lock);
     return state;
 }
 
-/* Until this rank's part of the present wave is done; its status. */
+/* Until this rank's part of the present turn is done; its status. */
 static enum status wait_idle(struct ckpt_background *b) {
     pthread_mutex_lock(&b->lock);
-    while (!b->finished && !(b->copied && b->turn < b->s.wave)) pthread_cond_wait(&b->changed, &b->lock);
-    enum status st = b->finished ? b->st : TM_OK;
+    while (!is_idle(b)) pthread_cond_wait(&b->changed, &b->lock);
+    enum status st = b->st;
     pthread_mutex_unlock(&b->lock);
     if (st != TM_OK) status_set_message(b->message);
     return st;
@@ -230,17 +259,26 @@ static enum status wait_idle(struct ckpt_background *b) {
 enum status ckpt_background_advance_all(struct ckpt_background **pb, struct ckpt_saved *info) {
     struct ckpt_background *b = *pb;
     double begin = clock_seconds();
+    info->path[0] = 0;
     par_note(log_stage(), b->a.step, "checkpoint in the background");
     enum status st = par_agree_all(wait_idle(b));
+    if (b->turn == b->s.waves) { /* pruned */
+        destroy(pb);
+        return st;
+    }
     if (st == TM_OK && b->turn + 1 < b->s.waves) {
         next_turn(b);
         b->stalled += clock_seconds() - begin;
         return TM_OK;
     }
     if (st == TM_OK) {
-        st = ckpt_save_publish_all(&b->s, info);
-        if (info) info->stalled = b->stalled + clock_seconds() - begin;
-        destroy(pb);
+        bool there = false;
+        st = ckpt_save_publish_all(&b->s, info, &there);
+        info->stalled = b->stalled + clock_seconds() - begin;
+        if (st == TM_OK)
+            next_turn(b);
+        else
+            destroy(pb);
         return st;
     }
     struct save s = b->s; /* all threads are idle: those that wait for their turn end without it */
@@ -250,7 +288,11 @@ enum status ckpt_background_advance_all(struct ckpt_background **pb, struct ckpt
 }
 
 enum status ckpt_background_end_all(struct ckpt_background **b, struct ckpt_saved *info) {
+    struct ckpt_saved now;
     enum status st = TM_OK;
-    while (*b && st == TM_OK) st = ckpt_background_advance_all(b, info);
+    while (*b && st == TM_OK) {
+        st = ckpt_background_advance_all(b, &now);
+        if (info && now.path[0]) *info = now;
+    }
     return st;
 }

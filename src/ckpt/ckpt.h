@@ -76,7 +76,7 @@ enum status ckpt_save_all(const struct ckpt_save_args *a, struct ckpt_saved *inf
  * ckpt_save_all, byte for byte. Between begin and end: ask ckpt_background_state, agree that no rank is busy, advance. */
 struct ckpt_background;
 enum ckpt_state {
-    CKPT_BUSY,  /* copying or writing */
+    CKPT_BUSY,  /* copying, writing, removing old ones */
     CKPT_IDLE,  /* this rank has done its part, or its turn has not come */
     CKPT_FAILED /* advance tells why, on all ranks */
 };
@@ -88,10 +88,11 @@ enum status ckpt_background_begin_all(const struct ckpt_save_args *a, struct ckp
 /* Wait until the state may change. NULL: nothing to wait for. Local. */
 void ckpt_background_hold(struct ckpt_background *b);
 enum ckpt_state ckpt_background_state(struct ckpt_background *b);
-/* Waits for this rank's thread, agrees, and begins the next wave; after the last one the checkpoint gets its name and *b becomes NULL (also on
- * an error). Collective over the world. Errors as ckpt_save_all. */
+/* Waits for this rank's thread, agrees, and begins what comes next: another wave; after the last one the checkpoint gets its name, which fills
+ * *info (else info->path is ""), and rank 0's thread removes what is not kept; then *b becomes NULL, as it does on an error. Collective over the
+ * world. Errors as ckpt_save_all. */
 enum status ckpt_background_advance_all(struct ckpt_background **b, struct ckpt_saved *info);
-/* Advance until it is there. *b = NULL: nothing to do, and *info is not touched. Collective over the world. */
+/* Advance until all is done. *info is as it was when the checkpoint had its name before. Collective over the world. */
 enum status ckpt_background_end_all(struct ckpt_background **b, struct ckpt_saved *info);
 /* What a rank writes that holds these boxes in a grid with dp replicas, and what the copy takes: at most so many bytes. Local. */
 int64_t ckpt_share_bytes(const struct ckpt_tensor *tensors, int n, int dp);

@@ -113,7 +113,7 @@ static void clean_up(const struct save *s) {
     status_set_message(keep);
 }
 
-static void prune(const struct save *s) {
+void ckpt_save_prune(const struct save *s) {
     if (ckpt_dirs_prune(s->a->dir, s->a->keep, s->a->step) != TM_OK)
         log_warn("old checkpoints in %s stay: %s", s->a->dir, status_message());
 }
@@ -201,16 +201,16 @@ enum status ckpt_save_write(struct save *s, struct dev *dev, const struct ckpt_t
     return s->first && s->a->verify ? verify_file(s, index) : TM_OK;
 }
 
-enum status ckpt_save_publish_all(struct save *s, struct ckpt_saved *info) {
+enum status ckpt_save_publish_all(struct save *s, struct ckpt_saved *info, bool *there) {
     enum status st = share_all(s);
     if (st == TM_OK) st = par_agree_all(s->first ? finish(s) : TM_OK);
     if (st != TM_OK) {
         ckpt_save_drop(s);
         return st;
     }
+    *there = true;
     double seconds = clock_seconds() - s->began;
     st = par_agree_all(s->first ? note(s, seconds) : TM_OK);
-    if (s->first) prune(s);
     if (info) {
         *info = (struct ckpt_saved){.step = s->a->step, .bytes = s->t.bytes, .seconds = seconds, .stalled = seconds};
         memcpy(info->path, s->path, sizeof s->path);
@@ -230,7 +230,12 @@ enum status ckpt_save_all(const struct ckpt_save_args *a, struct ckpt_saved *inf
     enum status st = TM_OK;
     for (int k = 0; k < s.waves && st == TM_OK; k++)
         st = par_agree_all(k == s.wave ? ckpt_save_write(&s, a->dev, a->tensors) : TM_OK);
-    if (st == TM_OK) return ckpt_save_publish_all(&s, info);
-    ckpt_save_drop(&s);
+    if (st != TM_OK) {
+        ckpt_save_drop(&s);
+        return st;
+    }
+    bool there = false;
+    st = ckpt_save_publish_all(&s, info, &there);
+    if (there && s.first) ckpt_save_prune(&s);
     return st;
 }

@@ -54,7 +54,7 @@ void stage_save_hold(const struct stage_run *r) { ckpt_background_hold(r->saves.
 enum status stage_save_advance_all(struct stage_run *r) {
     struct ckpt_saved info = {0};
     TM_TRY(ckpt_background_advance_all(&r->saves.writer, &info));
-    if (!r->saves.writer) measure(r, &info);
+    if (info.path[0]) measure(r, &info);
     return TM_OK;
 }
 
