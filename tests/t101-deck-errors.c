@@ -63,7 +63,7 @@ static void coercions(void) {
     check(HEAD "optim = { lr = 1; };\n" STAGES, "", "an int serves as a float");
     check(HEAD "run_seed = 1;\n" STAGES,
           "x.cfg:5: run_seed: unknown key; known: version, run, grid, device, numerics, model, teacher, datasets, "
-          "quant, batch, optim, schedule, losses, checkpoint, limits, stages, sweep\n",
+          "quant, batch, optim, schedule, losses, checkpoint, limits, stages, sweep, sweep_without\n",
           "unknown top-level key");
     bad("grid = { tp = 2.0; };", "x.cfg:5: grid.tp = 2.0: expected int in [1, 65536]");
     bad("batch = { micro = 1.0e-4; };", "x.cfg:5: batch.micro = 0.0001: expected int in [1, 1048576]");
@@ -269,9 +269,9 @@ static void rules(void) {
     bad("sweep = ( { key = \"optim.lrr\"; values = [1.0]; } );",
         "x.cfg:5: sweep[0].key = \"optim.lrr\": expected stage.key or group.key of this deck");
     bad("sweep = ( { key = \"evaluate.optim.lr\"; values = [ ]; } );",
-        "x.cfg:5: sweep[0].values = [ ]: expected an array or list of values");
+        "x.cfg:5: sweep[0]: expected values, or from, to and step or count");
     bad("sweep = ( { key = \"evaluate.optim.lr\"; } );",
-        "x.cfg:5: sweep[0].values is missing: expected an array or list of values");
+        "x.cfg:5: sweep[0]: expected values, or from, to and step or count");
 }
 
 static void set_errors(void) {

@@ -289,22 +289,6 @@ static enum status check_stage(const struct check *c) {
     return TM_OK;
 }
 
-static enum status check_sweep(const struct deck *deck, const config_t *tree, struct report *report) {
-    enum { MAX_POINTS = 1000000 };
-    int64_t points = 1;
-    for (int i = 0; i < deck->sweep.n; i++) {
-        const struct deck_axis *a = &deck->sweep.v[i];
-        const config_setting_t *at = config_setting_get_elem(config_lookup(tree, "sweep"), (unsigned)i);
-        if (a->key && *a->key && !deck_source_knows(tree, a->key))
-            TM_TRY(deck_report_error(report, at, "sweep[%d].key = \"%s\": expected stage.key or group.key of this deck",
-                                     i, a->key));
-        if (points <= MAX_POINTS) points *= a->values.n > 0 ? a->values.n : 1;
-    }
-    if (points > MAX_POINTS)
-        TM_TRY(deck_report_error(report, config_lookup(tree, "sweep"), "sweep: more than %d points", MAX_POINTS));
-    return TM_OK;
-}
-
 enum status deck_rules_check(struct deck *deck, const config_t *tree, void **pool, struct report *report) {
     struct check c = {.deck = deck, .root = config_root_setting(tree), .report = report, .pool = pool};
     for (int i = 0; i < deck->stages.n; i++) {
@@ -312,5 +296,5 @@ enum status deck_rules_check(struct deck *deck, const config_t *tree, void **poo
         c.own = config_setting_get_elem(config_lookup(tree, "stages"), (unsigned)i);
         if (config_setting_type(c.own) == CONFIG_TYPE_GROUP) TM_TRY(check_stage(&c));
     }
-    return check_sweep(deck, tree, report);
+    return TM_OK;
 }

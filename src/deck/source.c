@@ -68,18 +68,19 @@ static bool path_read(const char *text, size_t length, struct path *p) {
     return false;
 }
 
-/* Does the path from part i on name a key below this table? */
-static bool path_known(const struct table *t, const struct path *p, int i) {
+/* The key below this table that the path names from part i on, or NULL. */
+static const struct key *path_key(const struct table *t, const struct path *p, int i) {
+    const struct key *k = NULL;
     for (; i < p->n; i++) {
         bool renamed;
-        const struct key *k = deck_key_find(t, p->name[i], &renamed);
-        if (!k) return false;
-        if (!k->table) return i + 1 == p->n && p->index[i] < 0;
-        if (k->type == KEY_NAMED && ++i == p->n) return true;
-        if ((k->type == KEY_LIST) != (p->index[i] >= 0) && i + 1 < p->n) return false;
+        k = deck_key_find(t, p->name[i], &renamed);
+        if (!k) return NULL;
+        if (!k->table) return i + 1 == p->n && p->index[i] < 0 ? k : NULL;
+        if (k->type == KEY_NAMED && ++i == p->n) return k;
+        if ((k->type == KEY_LIST) != (p->index[i] >= 0) && i + 1 < p->n) return NULL;
         t = k->table;
     }
-    return true;
+    return k;
 }
 
 config_setting_t *deck_source_stage(const config_t *tree, const char *name) {
@@ -101,8 +102,8 @@ static config_setting_t *path_start(const config_t *tree, const struct path *p, 
     bool renamed, is_word = !strcmp(p->name[0], "stages") && p->index[0] < 0 && p->n > 2;
     config_setting_t *stage = deck_source_stage(tree, p->name[is_word]);
     const struct key *top = deck_key_find(deck_table_top(), p->name[0], &renamed);
-    bool in_stage = stage && p->n > 1 && path_known(deck_table_stage(), p, 1);
-    bool in_top = top && path_known(deck_table_top(), p, 0);
+    bool in_stage = stage && p->n > 1 && path_key(deck_table_stage(), p, 1);
+    bool in_top = top && path_key(deck_table_top(), p, 0);
     *first = 2;
     *reason = "no stage has this name";
     if (is_word) return stage;
@@ -115,14 +116,20 @@ static config_setting_t *path_start(const config_t *tree, const struct path *p, 
     return top ? config_root_setting(tree) : NULL;
 }
 
-bool deck_source_knows(const config_t *tree, const char *text) {
+bool deck_source_find(const config_t *tree, const char *text, struct source_key *out) {
     struct path p;
     int first;
     const char *reason;
+    *out = (struct source_key){0};
     if (!path_read(text, strlen(text), &p)) return false;
     config_setting_t *start = path_start(tree, &p, &first, &reason);
     if (!start) return false;
-    return path_known(config_setting_is_root(start) ? deck_table_top() : deck_table_stage(), &p, first);
+    bool is_top = config_setting_is_root(start), renamed;
+    out->key = path_key(is_top ? deck_table_top() : deck_table_stage(), &p, first);
+    out->stage = is_top ? NULL : start;
+    out->group = is_top ? deck_key_find(deck_table_top(), p.name[0], &renamed) : NULL;
+    if (p.n > 1) memcpy(out->member, p.name[1], sizeof out->member);
+    return out->key != NULL;
 }
 
 /* --- copying settings --- */

@@ -11,19 +11,21 @@
 #include "ckpt/ckpt.h"
 #include "quant/format.h"
 #include "stage/plan.h"
+#include "stage/sweep.h"
 #include "stage/tools.h"
 #include "stage/verify.h"
 
 static const char usage[] =
     "usage: temper DECK [--set stage.key=value]... [--sweep-point I] [--resume auto|never] [--allow-mismatch "
     "KEY]... [--profile]\n"
-    "       temper DECK --check | --sweep-count\n"
+    "       temper DECK --check | --sweep-count | --sweep-list | --sweep-run [-j N] | --sweep-collect\n"
     "       temper DECK --plan [--as-ranks N] [--rate GFLOPS]\n"
     "       temper --help-deck [KEY] | --list formats|families|stages|ops|status | --version | --help\n"
     "       temper --inspect PATH | --hash PATH | --verify-export DIR\n";
 
 struct command {
-    const char *check, *plan, *as_ranks, *rate, *sweep_count, *help_deck, *list, *inspect, *hash, *verify;
+    const char *check, *plan, *as_ranks, *rate, *sweep_count, *sweep_list, *sweep_run, *sweep_collect, *jobs,
+        *help_deck, *list, *inspect, *hash, *verify;
     bool version, help;
 };
 
@@ -45,6 +47,10 @@ static enum status parse(int argc, char **argv, struct stage_options *o, struct 
         {"--as-ranks", VALUE, &c->as_ranks, NULL, NULL},
         {"--rate", VALUE, &c->rate, NULL, NULL},
         {"--sweep-count", FLAG, &c->sweep_count, NULL, NULL},
+        {"--sweep-list", FLAG, &c->sweep_list, NULL, NULL},
+        {"--sweep-run", FLAG, &c->sweep_run, NULL, NULL},
+        {"--sweep-collect", FLAG, &c->sweep_collect, NULL, NULL},
+        {"-j", VALUE, &c->jobs, NULL, NULL},
         {"--help-deck", OPTIONAL, &c->help_deck, NULL, NULL},
         {"--list", VALUE, &c->list, NULL, NULL},
         {"--inspect", VALUE, &c->inspect, NULL, NULL},
@@ -112,17 +118,32 @@ static enum status plan_deck(const struct stage_options *o, const struct command
     return st;
 }
 
+/* The commands on a sweep as a whole. */
+static enum status sweep_command(const struct stage_options *o, const struct command *c, const struct deck *d) {
+    struct str text = {0};
+    char *end = "";
+    long jobs = c->jobs ? strtol(c->jobs, &end, 10) : 1;
+    if (*end || jobs < 1 || jobs > 4096)
+        return TM_FAIL(TM_ERR_DECK, "-j %s: expected how many points run at once, 1 to 4096", c->jobs);
+    if (o->sweep_point >= 0) return TM_FAIL(TM_ERR_DECK, "--sweep-point chooses one point: leave it out\n%s", usage);
+    if (c->sweep_run) return stage_sweep_run(o, d, (int)jobs);
+    return print(c->sweep_list ? stage_sweep_list(d, &text) : stage_sweep_collect(o, d, &text), &text);
+}
+
 static enum status read_deck(const struct stage_options *o, const struct command *c) {
     struct str report = {0};
     struct deck *d = NULL;
     enum status st = o->sweep_point >= 0
                          ? deck_load_point(o->deck_path, o->sets, o->n_sets, o->sweep_point, &report, &d)
                          : deck_load(o->deck_path, o->sets, o->n_sets, &report, &d);
+    if (st == TM_OK && c->check) st = stage_sweep_check(o, d, &report);
     if (report.len) fprintf(stderr, "%s", report.p);
     if (st == TM_OK && c->plan)
         st = plan_deck(o, c, d);
     else if (st == TM_OK && c->sweep_count)
         printf("%lld\n", (long long)deck_sweep_count(d));
+    else if (st == TM_OK && (c->sweep_list || c->sweep_run || c->sweep_collect))
+        st = sweep_command(o, c, d);
     else if (st == TM_OK)
         printf("%s: good: %d stages\n", o->deck_path, d->stages.n);
     deck_free(&d);
@@ -142,7 +163,9 @@ static enum status run_command(const struct stage_options *o, const struct comma
     if (c->hash) return print(stage_hash(c->hash, &s), &s);
     if (!o->deck_path) return TM_FAIL(TM_ERR_DECK, "no deck\n%s", usage);
     if (c->as_ranks && !c->plan) return TM_FAIL(TM_ERR_DECK, "--as-ranks goes with --plan\n%s", usage);
-    if (c->check || c->sweep_count || c->plan) return read_deck(o, c);
+    bool sweep = c->sweep_count || c->sweep_list || c->sweep_run || c->sweep_collect;
+    if (c->jobs && !c->sweep_run) return TM_FAIL(TM_ERR_DECK, "-j goes with --sweep-run\n%s", usage);
+    if (c->check || c->plan || sweep) return read_deck(o, c);
     *finished = false;
     return TM_OK;
 }

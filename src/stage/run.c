@@ -17,17 +17,20 @@
 #include "stage/profile.h"
 #include "stage/report.h"
 #include "stage/saved.h"
+#include "stage/shared.h"
 
 /* --- the deck: read and resolved by rank 0, its effective text parsed by everyone -------------------------------------------- */
-static enum status read_deck(const struct stage_options *o, struct str *text) {
+static enum status read_deck(const struct stage_run *r, struct str *text) {
+    const struct stage_options *o = &r->o;
     struct str report = {0};
     struct deck *d = NULL;
     enum status st = o->sweep_point >= 0
-                         ? deck_load_point(o->deck_path, o->sets, o->n_sets, o->sweep_point, &report, &d)
+                         ? deck_load_shared(o->deck_path, o->sets, o->n_sets, o->sweep_point, r->level, &report, &d)
                          : deck_load(o->deck_path, o->sets, o->n_sets, &report, &d);
     if (report.len) fprintf(stderr, "%s", report.p);
     if (st == TM_OK && deck_sweep_count(d) > 1)
-        st = TM_FAIL(TM_ERR_DECK, "%s is a sweep of %lld points: choose one with --sweep-point I (from 0)",
+        st = TM_FAIL(TM_ERR_DECK,
+                     "%s is a sweep of %lld points: choose one with --sweep-point I (from 0), or --sweep-run",
                      o->deck_path, (long long)deck_sweep_count(d));
     if (st == TM_OK) st = deck_echo(d, text);
     deck_free(&d);
@@ -38,7 +41,7 @@ static enum status read_deck(const struct stage_options *o, struct str *text) {
 static enum status share_deck_all(struct stage_run *r) {
     struct str *text = &r->deck_text;
     struct par_group *world = r->grid.world;
-    enum status st = par_rank() == 0 ? read_deck(&r->o, text) : TM_OK;
+    enum status st = par_rank() == 0 ? read_deck(r, text) : TM_OK;
     TM_TRY(par_agree_all(st));
     int64_t n = (int64_t)text->len;
     TM_TRY(par_bcast(world, &n, sizeof n, 0));
@@ -106,14 +109,23 @@ static void set_log_level(const char *word) {
         if (!strcmp(word, words[i])) log_set_level((enum log_level)i);
 }
 
-static enum status lock_run_dir(struct stage_run *r) {
+static enum status begin_results(struct stage_run *r) {
     if (par_rank() != 0) return TM_OK;
-    TM_TRY(ckpt_lock_run(r->deck->run.dir, &r->lock));
     r->results = json_object();
     json_object_set_new(r->results, "schema", json_integer(1));
     json_object_set_new(r->results, "version", json_string(version_string()));
     json_object_set_new(r->results, "stages", json_object());
     return r->results ? TM_OK : TM_FAIL(TM_ERR_MEMORY, "out of memory");
+}
+
+/* The run directory for this process alone. *made: what the points of a sweep share is there already. */
+static enum status lock_all(struct stage_run *r, bool *made) {
+    *made = false;
+    if (r->level >= 0)
+        TM_TRY(stage_shared_lock_all(r, made));
+    else
+        TM_TRY(par_agree_all(par_rank() == 0 ? ckpt_lock_run(r->deck->run.dir, &r->lock) : TM_OK));
+    return par_agree_all(begin_results(r));
 }
 
 /* --- stages ----------------------------------------------------------------------------------------------------------------- */
@@ -154,12 +166,14 @@ static enum status run_stages_all(struct stage_run *r) {
 }
 
 static enum status run_all(struct stage_run *r) {
+    bool made;
     TM_TRY(par_grid_create_all(1, 1, 1, &r->grid));
     TM_TRY(share_deck_all(r));
     TM_TRY(stage_check_deck(r->deck));
     set_log_level(r->deck->run.log);
     TM_TRY(make_grid_all(r));
-    TM_TRY(par_agree_all(lock_run_dir(r)));
+    TM_TRY(lock_all(r, &made));
+    if (made) return TM_OK;
     TM_TRY(stage_history_all(r));
     TM_TRY(par_agree_all(stage_device_open(r)));
     TM_TRY(par_watchdog_start(r->deck->limits.deadline_s));
@@ -170,10 +184,18 @@ static enum status run_all(struct stage_run *r) {
     return r->o.profile ? stage_profile_all(r) : TM_OK;
 }
 
-enum status stage_run_deck_all(const struct stage_options *o) {
-    struct stage_run r = {.o = *o, .lock = -1, .start = clock_seconds()};
-    stage_catch_signals();
+/* What a level leaves to the one above it. */
+static enum status leave_below(const struct stage_run *r, struct stage_below *below) {
+    below->stages = r->deck->stages.n;
+    return str_copy(below->dir, sizeof below->dir, r->deck->run.dir);
+}
+
+enum status stage_run_level_all(const struct stage_options *o, int level, double start, struct stage_below *below) {
+    struct stage_run r = {.o = *o, .level = level, .below = *below, .lock = -1, .start = start};
+    if (level >= 0) r.o.resume = "auto"; /* others may be reading it */
     enum status st = run_all(&r);
+    if (st == TM_OK) st = leave_below(&r, below);
+    if (r.lock >= 0) (void)stage_note_end(r.deck->run.dir, st);
     par_watchdog_stop();
     par_grid_destroy(&r.grid);
     dev_close(&r.dev);
@@ -183,6 +205,12 @@ enum status stage_run_deck_all(const struct stage_options *o) {
     deck_free(&r.deck);
     str_free(&r.deck_text);
     return st;
+}
+
+enum status stage_run_deck_all(const struct stage_options *o) {
+    struct stage_below none = {.stages = 0};
+    stage_catch_signals();
+    return o->sweep_point >= 0 ? stage_run_point_all(o) : stage_run_level_all(o, -1, clock_seconds(), &none);
 }
 
 /* --- results ------------------------------------------------------------------------------------------------------------------ */

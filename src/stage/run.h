@@ -20,8 +20,16 @@ struct stage_options { /* from the command line */
     bool profile;
 };
 
+/* The first stages of a run that another run has made (stage/shared.h). */
+struct stage_below {
+    char dir[4096];
+    int stages;
+};
+
 struct stage_run {
     struct stage_options o;
+    int level;                /* of what a sweep's points share; -1: a point, or no sweep */
+    struct stage_below below; /* stages 0: all are its own */
     struct deck *deck;
     const struct deck_stage *now; /* the stage that runs */
     struct str deck_text;         /* the effective deck, the same bytes on every rank */
@@ -50,8 +58,10 @@ enum status stage_check_deck(const struct deck *d);
 /* After r->grid is set: does it agree with grid.dp and numerics.grid_invariant? Sets r->invariant. Local. Errors: DECK. */
 enum status stage_check_grid(struct stage_run *r);
 
-/* Run all stages of the deck. Collective over the world; the agreed status. */
+/* Run all stages of the deck, or of a point of its sweep. Collective over the world; the agreed status. */
 enum status stage_run_deck_all(const struct stage_options *o);
+/* One level of a point: below, in: what the level below has made; out: what this one has. `start`: of the process, in clock_seconds(). */
+enum status stage_run_level_all(const struct stage_options *o, int level, double start, struct stage_below *below);
 
 /* Results: kept for results.json (rank 0), and printed on stdout by rank 0 as "<stage>.<name> = <value> <unit>". Local. */
 enum status stage_result(struct stage_run *r, const struct deck_stage *s, const char *name, double value,

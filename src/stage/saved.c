@@ -12,6 +12,7 @@
 #include "base/version.h"
 #include "stage/fingerprint.h"
 #include "stage/plan.h"
+#include "stage/shared.h"
 
 enum status stage_meta(const struct quant_model *q, int64_t done, bool finished, json_t **out) {
     json_t *formats = NULL;
@@ -166,6 +167,7 @@ static enum status read_history(struct stage_run *r) {
         mem_free(&old);
         if (st == TM_OK) st = read_finished(r, fingerprint);
     }
+    if (st == TM_OK) st = stage_shared_adopt(r);
     if (st == TM_OK) st = note_start(r, fingerprint);
     json_decref(fingerprint);
     return st == TM_OK ? file_write(path, r->deck_text.p, r->deck_text.len) : st;
