@@ -70,10 +70,10 @@ static void collect(const char *want_said) {
 static const char csv[] = "point,qad.from,qad.gradients_out,state,steps,nll_before,nll_after,kl,bits_per_weight,"
                           "seconds,exit_code,mark,directory\n"
                           "0,model,\"a,b\",done,5,2.5,2.625,0.25,4.5,1.75,0,front,point-0000\n"
-                          "1,model,\"c\\\"\"<i>\",done,5,2.5,2.5625,0.125,8,10.75,0,best,point-0001\n"
+                          "1,model,\"c\"\"<i>\",done,5,2.5,2.5625,0.125,8,10.75,0,best,point-0001\n"
                           "2,model,d,done,5,2.5,2.75,0.5,8,10.75,0,,point-0002\n"
                           "3,before,\"a,b\",failed,0,,,,,0.00,15,,point-0003\n"
-                          "4,before,\"c\\\"\"<i>\",broken off,5,2.5,2.5,0,16,10.50,,,point-0004\n"
+                          "4,before,\"c\"\"<i>\",broken off,5,2.5,,,,10.50,,,point-0004\n"
                           "5,before,d,missing,0,,,,,0.00,,,point-0005\n";
 
 static void some(void) {
@@ -92,7 +92,7 @@ static void some(void) {
     text = read_text("sweep.html");
     has(text, "<title>it&#39;s &lt;i&gt;</title>");
     has(text, "loss &lt;script&gt; &amp; NaN");
-    has(text, "<tr class=\"best\"><td class=\"n\">1</td>");
+    has(text, "<tr class=\"best\"><td class=\"n\"><a href=\"point-0001/report.html\">1</a></td>");
     has(text, "3 of 6 points are not in the plots");
     has(text, "<td class=\"bad\">broken off</td>");
     has(text, "class=\"ring\"");
@@ -117,7 +117,7 @@ static void without_kl(void) {
     ledger(5, "{\"start\":\"v\"}\n{\"end\":\"STOPPED\",\"why\":\"by a signal\"}\n");
     collect("6 points: 5 done, 1 stopped\nbest: point 4 (");
     char *text = read_text("sweep.csv");
-    has(text, "\n4,before,\"c\\\"\"<i>\",done,0,4.5,5.25,,,0.00,,best,point-0004\n");
+    has(text, "\n4,before,\"c\"\"<i>\",done,0,4.5,5.25,,,0.00,,best,point-0004\n");
     has(text, "\n5,before,d,stopped,0,,,,,0.00,75,,point-0005\n");
     mem_free(&text);
 }

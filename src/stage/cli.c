@@ -130,6 +130,12 @@ static enum status sweep_command(const struct stage_options *o, const struct com
     return print(c->sweep_list ? stage_sweep_list(d, &text) : stage_sweep_collect(o, d, &text), &text);
 }
 
+static void print_good(const struct stage_options *o, const struct deck *d) {
+    printf("%s: good: %d stages", o->deck_path, d->stages.n);
+    if (d->sweep.n) printf(", %lld points", (long long)deck_sweep_count(d));
+    printf("\n");
+}
+
 static enum status read_deck(const struct stage_options *o, const struct command *c) {
     struct str report = {0};
     struct deck *d = NULL;
@@ -145,7 +151,7 @@ static enum status read_deck(const struct stage_options *o, const struct command
     else if (st == TM_OK && (c->sweep_list || c->sweep_run || c->sweep_collect))
         st = sweep_command(o, c, d);
     else if (st == TM_OK)
-        printf("%s: good: %d stages\n", o->deck_path, d->stages.n);
+        print_good(o, d);
     deck_free(&d);
     str_free(&report);
     return st;

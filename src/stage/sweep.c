@@ -118,6 +118,18 @@ static void read_line(const json_t *line, struct sweep_row *row, json_t *stages,
     snprintf(row->why, sizeof row->why, "%s", why ? why : "");
 }
 
+/* The evaluation that judges the point: the last one on the data of the first. */
+static const struct deck_stage *judging(const struct deck *d) {
+    const struct deck_stage *first = NULL, *last = NULL;
+    for (int i = 0; i < d->stages.n; i++) {
+        const struct deck_stage *s = &d->stages.v[i];
+        if (s->kind != DECK_KIND_evaluate) continue;
+        if (!first) first = s;
+        if (!strcmp(s->data, first->data)) last = s;
+    }
+    return last;
+}
+
 /* Numbers of the stages that have finished. */
 static enum status read_results(const struct deck *d, json_t *results, struct sweep_row *row) {
     const json_t *stages = json_object_get(results, "stages");
@@ -132,6 +144,7 @@ static enum status read_results(const struct deck *d, json_t *results, struct sw
     for (int i = 0; i < rows.n; i++) {
         if (!rows.v[i].comparable) continue;
         if (i == 0) row->before = rows.v[i].value[REPORT_NLL];
+        if (rows.v[i].stage != judging(d)) continue;
         row->after = rows.v[i].value[REPORT_NLL];
         row->kl = rows.v[i].value[REPORT_KL];
         row->bits = rows.v[i].value[REPORT_BITS];
@@ -141,11 +154,15 @@ static enum status read_results(const struct deck *d, json_t *results, struct sw
 }
 
 static enum sweep_state state_of(const char *dir, const struct deck *d, const json_t *stages, bool begun, int code) {
-    bool all = true;
-    for (int i = 0; i < d->stages.n; i++) all &= json_object_get(stages, d->stages.v[i].name) != NULL;
+    bool all = true, any = begun;
+    for (int i = 0; i < d->stages.n; i++) {
+        bool has = json_object_get(stages, d->stages.v[i].name) != NULL;
+        all &= has;
+        any |= has;
+    }
     if (is_held(dir)) return SWEEP_RUNNING;
     if (all && !begun && code <= 0) return SWEEP_DONE;
-    if (begun) return SWEEP_BROKEN;
+    if (begun || (any && code < 0)) return SWEEP_BROKEN;
     return code == TM_STOPPED ? SWEEP_STOPPED : code >= 0 ? SWEEP_FAILED : SWEEP_MISSING;
 }
 

@@ -54,6 +54,9 @@ struct sweep_table {
 enum status sweep_read(const struct stage_options *o, const struct deck *deck, struct sweep_table *out);
 double sweep_result(const struct sweep_table *t, int row); /* KL or NLL after; NAN */
 
+/* Append a value of a deck as plain text: without the quotes and escapes of a string. */
+enum status sweep_plain(const char *value, struct str *out);
+
 /* Append the table: RFC 4180 CSV, a row a point; a page with plots. */
 enum status sweep_csv(const struct sweep_table *t, struct str *out);
 enum status sweep_html(const struct sweep_table *t, const char *date, struct str *out);

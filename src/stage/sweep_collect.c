@@ -9,14 +9,28 @@
 #include "stage/sweep.h"
 
 /* --- CSV ---------------------------------------------------------------------------------------------------------------------- */
-/* A field as RFC 4180 has it: quoted where it must be. Texts of a deck lose the deck's own quotes. */
-static enum status field(const char *text, struct str *out) {
-    size_t n = strlen(text);
-    if (n > 1 && text[0] == '"' && text[n - 1] == '"') text++, n -= 2;
-    bool quoted = memchr(text, ',', n) || memchr(text, '"', n) || memchr(text, '\n', n);
-    if (quoted) TM_TRY(str_append(out, "\"", 1));
-    for (size_t i = 0; i < n; i++) TM_TRY(str_append(out, text[i] == '"' ? "\"\"" : text + i, text[i] == '"' ? 2 : 1));
-    return quoted ? str_append(out, "\"", 1) : TM_OK;
+enum status sweep_plain(const char *value, struct str *out) {
+    size_t n = strlen(value);
+    bool quoted = n > 1 && value[0] == '"' && value[n - 1] == '"';
+    for (size_t i = quoted; i < n - quoted; i++) {
+        bool escaped = quoted && value[i] == '\\' && i + 1 < n - 1;
+        i += escaped;
+        TM_TRY(str_append(out, escaped && value[i] == 'n' ? "\n" : value + i, 1));
+    }
+    return TM_OK;
+}
+
+/* A field as RFC 4180 has it: quoted where it must be. */
+static enum status field(const char *value, struct str *out) {
+    struct str s = {0};
+    enum status st = sweep_plain(value, &s);
+    bool quoted = s.len && strpbrk(s.p, ",\"\r\n");
+    if (st == TM_OK && quoted) st = str_append(out, "\"", 1);
+    for (size_t i = 0; i < s.len && st == TM_OK; i++)
+        st = str_append(out, s.p[i] == '"' ? "\"\"" : s.p + i, s.p[i] == '"' ? 2 : 1);
+    if (st == TM_OK && quoted) st = str_append(out, "\"", 1);
+    str_free(&s);
+    return st;
 }
 
 static enum status number(double x, struct str *out) {

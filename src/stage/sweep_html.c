@@ -21,12 +21,16 @@ enum { TEXT = 256 };
 
 static const char *result_name(const struct sweep_table *t) { return t->by_kl ? "KL to teacher" : "NLL"; }
 
-/* A value without the quotes of a deck. */
+/* A value as the table shows it, cut where it is very long. */
+static void unquote(const char *v, char out[TEXT]) {
+    struct str s = {0};
+    bool good = sweep_plain(v, &s) == TM_OK && s.p;
+    snprintf(out, TEXT, "%s", good ? s.p : "");
+    str_free(&s);
+}
+
 static void value_text(const struct deck *d, int64_t number, int axis, char out[TEXT]) {
-    const char *v = d->sweep.v[axis].values.v[deck_sweep_value(d, number, axis)];
-    size_t n = strlen(v);
-    bool quoted = n > 1 && v[0] == '"';
-    snprintf(out, TEXT, "%.*s", (int)(quoted ? n - 2 : n), v + quoted);
+    unquote(d->sweep.v[axis].values.v[deck_sweep_value(d, number, axis)], out);
 }
 
 /* The last part of the key says enough where it is said what the axis is. */
@@ -126,7 +130,7 @@ static enum status plot_front(const struct sweep_table *t, struct report_out *o)
     if (st == TM_OK)
         sweep_plot(o, &(struct sweep_plot){.title = title,
                                            .x_title = "bits per weight",
-                                           .y_title = "nats/token; dashed: no point is better in both",
+                                           .y_title = "nats/token; dashed: the front",
                                            .front = true,
                                            .v = f.v,
                                            .n = f.n});
@@ -150,13 +154,14 @@ static enum status plot_axis(const struct sweep_table *t, int axis, struct repor
     const struct deck_axis *a = &t->deck->sweep.v[axis];
     char text[SWEEP_WORDS][TEXT], title[TEXT];
     const char *words[SWEEP_WORDS];
-    bool is_words = needs_words(a);
+    double at[SWEEP_WORDS];
+    bool is_words = needs_words(a), few = a->values.n <= SWEEP_WORDS;
     struct figure f;
-    if (is_words && a->values.n > SWEEP_WORDS) return TM_OK; /* the table tells more */
-    for (int i = 0; i < a->values.n && is_words; i++) {
-        snprintf(text[i], TEXT, "%.*s", (int)strcspn(a->values.v[i] + 1, "\""),
-                 a->values.v[i] + (*a->values.v[i] == '"'));
+    if (is_words && !few) return TM_OK; /* the table tells more */
+    for (int i = 0; i < a->values.n && few; i++) {
+        unquote(a->values.v[i], text[i]);
         words[i] = text[i];
+        at[i] = strtod(text[i], NULL);
     }
     enum status st = figure_make(t, axis, is_words, &f);
     snprintf(title, sizeof title, "%.200s against %s", a->key, result_name(t));
@@ -165,7 +170,8 @@ static enum status plot_axis(const struct sweep_table *t, int axis, struct repor
         sweep_plot(o, &(struct sweep_plot){.title = title,
                                            .x_title = short_key(a->key),
                                            .y_title = "nats/token",
-                                           .words = is_words ? words : NULL,
+                                           .words = few ? words : NULL,
+                                           .words_at = is_words ? NULL : at,
                                            .n_words = a->values.n,
                                            .lines = true,
                                            .v = f.v,
@@ -207,7 +213,11 @@ static void row_html(const struct sweep_table *t, int i, struct report_out *o) {
     const struct sweep_row *row = &t->v[i];
     char text[TEXT];
     report_printf(o, i == t->best ? "<tr class=\"best\">" : "<tr>");
-    report_printf(o, "<td class=\"n\">%lld</td>", (long long)row->point);
+    if (row->state == SWEEP_MISSING)
+        report_printf(o, "<td class=\"n\">%lld</td>", (long long)row->point);
+    else
+        report_printf(o, "<td class=\"n\"><a href=\"%s/%s\">%lld</a></td>", row->dir,
+                      row->state == SWEEP_DONE ? "report.html" : "", (long long)row->point);
     for (int a = 0; a < t->deck->sweep.n; a++) {
         value_text(t->deck, row->number, a, text);
         report_printf(o, needs_words(&t->deck->sweep.v[a]) ? "<td>" : "<td class=\"n\">");
@@ -218,17 +228,14 @@ static void row_html(const struct sweep_table *t, int i, struct report_out *o) {
                   i == t->best ? ", best"
                   : row->front ? ", front"
                                : "");
-    cell(row->steps, "%.0f", o);
+    cell(row->state == SWEEP_MISSING ? NAN : row->steps, "%.0f", o);
     cell(row->before, "%.4f", o);
     cell(row->after, "%.4f", o);
     cell(row->kl, "%.4f", o);
     cell(row->bits, "%.2f", o);
     cell(row->state == SWEEP_MISSING ? NAN : row->seconds, "%.1f", o);
     cell(row->code < 0 ? NAN : row->code, "%.0f", o);
-    if (row->state == SWEEP_MISSING)
-        report_printf(o, "<td class=\"faint\">%s</td></tr>\n", row->dir);
-    else
-        report_printf(o, "<td><a href=\"%s/\">%s</a></td></tr>\n", row->dir, row->dir);
+    report_printf(o, "</tr>\n");
 }
 
 static void table(const struct sweep_table *t, struct report_out *o) {
@@ -242,7 +249,7 @@ static void table(const struct sweep_table *t, struct report_out *o) {
     report_printf(
         o, "<th>state</th><th class=\"n\">steps</th><th class=\"n\">NLL before</th><th class=\"n\">NLL after</th>"
            "<th class=\"n\">KL</th><th class=\"n\">bits</th><th class=\"n\">seconds</th><th class=\"n\">exit code</th>"
-           "<th>directory</th></tr></thead><tbody>\n");
+           "</tr></thead><tbody>\n");
     for (int i = 0; i < t->n; i++) row_html(t, i, o);
     report_printf(o, "</tbody></table></div>\n<p class=\"note\">NLL in nats/token: before = the first evaluation, "
                      "after = the last on the "
@@ -279,10 +286,10 @@ static void head(const struct sweep_table *t, const char *date, struct report_ou
     report_printf(o, "</h1>\n<p class=\"meta\">temper ");
     report_escaped(o, version_string());
     report_printf(o, " · %s · sweep of %d points:", date, t->n);
-    for (int s = 0; s < SWEEP_STATE_COUNT; s++)
+    for (int s = 0, n = 0; s < SWEEP_STATE_COUNT; s++)
         if (count[s])
-            report_printf(o, " <span class=\"%s\">%d %s</span>", state_class((enum sweep_state)s), count[s],
-                          sweep_state_word((enum sweep_state)s));
+            report_printf(o, "%s <span class=\"%s\">%d %s</span>", n++ ? "," : "", state_class((enum sweep_state)s),
+                          count[s], sweep_state_word((enum sweep_state)s));
     report_printf(o, "</p>\n<p class=\"meta\"><code>");
     report_escaped(o, t->deck->run.dir);
     report_printf(o, "</code></p></header>\n");
@@ -297,9 +304,15 @@ static enum status best(const struct sweep_table *t, struct report_out *o) {
     report_escaped(o, values.p ? values.p : "");
     report_printf(o,
                   ") has the smallest %s: <b>%.4f</b> nats/token at %.2f bits per weight; NLL %.4f before, %.4f "
-                  "after.</p></section>\n",
+                  "after.</p>\n",
                   result_name(t), sweep_result(t, t->best), row->bits, row->before, row->after);
     str_free(&values);
+    report_printf(o, "<p class=\"note\">On the front, where fewer bits cost more of it:");
+    for (int i = 0, n = 0; i < t->n; i++)
+        if (t->v[i].front)
+            report_printf(o, "%s point %lld (%.2f bits, %.4f)", n++ ? "," : "", (long long)t->v[i].point, t->v[i].bits,
+                          sweep_result(t, i));
+    report_printf(o, ".</p></section>\n");
     return TM_OK;
 }
 

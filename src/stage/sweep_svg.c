@@ -65,10 +65,10 @@ static void fit(struct scale *s, double lo, double hi) {
 static void label(const struct scale *s, double x, char out[16]) {
     if (s->step > 0)
         report_axis_label(x, s->step, s->most, out);
-    else if (x >= 0.01 && x < 1e6)
+    else if (x >= 0.9e-3 && x < 0.9e6)
         snprintf(out, 16, "%.3g", x);
     else
-        snprintf(out, 16, "%.0e", x);
+        snprintf(out, 16, "%.0fe%d", x / pow(10, floor(log10(x) + 1e-9)), (int)floor(log10(x) + 1e-9));
 }
 
 /* --- drawing ------------------------------------------------------------------------------------------------------------------ */
@@ -83,7 +83,7 @@ static void draw_axes(struct report_out *o, const struct sweep_plot *p, const st
     report_printf(o, "<path class=\"axis\" d=\"M%d %dH%d\"/>\n", LEFT, HEIGHT - BOTTOM, WIDTH - RIGHT);
     int n = p->words ? p->n_words : x->n;
     for (int i = 0; i < n; i++) {
-        double here = at(x, p->words ? i : x->tick[i]);
+        double here = at(x, p->words_at ? p->words_at[i] : p->words ? i : x->tick[i]);
         if (!p->words) label(x, x->tick[i], text);
         report_printf(o, "<path class=\"axis\" d=\"M%.1f %dv4\"/>", here, HEIGHT - BOTTOM);
         report_printf(o, "<text class=\"mid\" x=\"%.1f\" y=\"%d\">", here, HEIGHT - BOTTOM + 15);
@@ -115,17 +115,30 @@ static void draw_line(struct report_out *o, const struct sweep_plot *p, const st
     report_printf(o, "\"/>\n");
 }
 
-static void draw_mark(struct report_out *o, const struct sweep_mark *m, const struct scale *x, const struct scale *y) {
+/* Would a name to the right of the mark run out of the picture, or over another mark? */
+static bool is_crowded(const struct sweep_plot *p, const struct sweep_mark *m, const struct scale *x,
+                       const struct scale *y) {
+    double cx = at(x, m->x), cy = at(y, m->y);
+    bool crowded = cx > WIDTH - 80;
+    for (int i = 0; i < p->n; i++) {
+        double dx = at(x, p->v[i].x) - cx, dy = at(y, p->v[i].y) - cy;
+        crowded |= dx > 4 && dx < (m->best ? 60 : 32) && fabs(dy) < 10;
+    }
+    return crowded;
+}
+
+static void draw_mark(struct report_out *o, const struct sweep_plot *p, const struct sweep_mark *m,
+                      const struct scale *x, const struct scale *y) {
     char name[16];
     double cx = at(x, m->x), cy = at(y, m->y);
-    bool left = cx > WIDTH - 90;
     if (m->best) report_printf(o, "<circle class=\"ring\" cx=\"%.1f\" cy=\"%.1f\" r=\"8\"/>", cx, cy);
     report_printf(o, "<circle class=\"%s\" cx=\"%.1f\" cy=\"%.1f\" r=\"4\"><title>", colour(m->series, name), cx, cy);
     report_escaped(o, m->tip);
     report_printf(o, "</title></circle>");
     if (m->named || m->best) {
+        bool left = is_crowded(p, m, x, y);
         report_printf(o, "<text class=\"%s\" x=\"%.1f\" y=\"%.1f\">", left ? "name end" : "name",
-                      cx + (left ? -11 : 11), cy + (m->best ? -6 : 4));
+                      cx + (left ? -11 : 11), p->lines ? cy - 9 : cy + 4); /* above the lines */
         report_escaped(o, m->name);
         report_printf(o, "%s</text>", m->best ? " best" : "");
     }
@@ -142,7 +155,7 @@ static void draw(struct report_out *o, const struct sweep_plot *p) {
         series = p->v[i].series >= series ? p->v[i].series + 1 : series;
     }
     fit(&y, y0, y1);
-    if (p->words)
+    if (p->words && !p->words_at)
         fit_words(&x, p->n_words);
     else
         fit(&x, x0, x1);
@@ -152,7 +165,7 @@ static void draw(struct report_out *o, const struct sweep_plot *p) {
     draw_axes(o, p, &x, &y);
     if (p->front) draw_line(o, p, &x, &y, -1);
     for (int s = 0; s < series && p->lines; s++) draw_line(o, p, &x, &y, s);
-    for (int i = 0; i < p->n; i++) draw_mark(o, &p->v[i], &x, &y);
+    for (int i = 0; i < p->n; i++) draw_mark(o, p, &p->v[i], &x, &y);
     report_printf(o, "</svg>\n");
 }
 

@@ -12,7 +12,8 @@ struct sweep_mark {
 enum { SWEEP_COLOURS = 8, SWEEP_WORDS = 12 };
 struct sweep_plot {
     const char *title, *x_title, *y_title;
-    const char *const *words; /* x = 0, 1, ... are these; NULL: x is a number */
+    const char *const *words; /* marks of the x axis; NULL: round numbers */
+    const double *words_at;   /* where they are; NULL: at 0, 1, ... */
     int n_words;
     bool lines; /* join the marks of a series, which come in order of x */
     bool front; /* join the named marks, in order of x, by a dashed line */
