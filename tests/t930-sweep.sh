@@ -114,6 +114,19 @@ check "on two ranks" sweep 0 two --set grid.tp=2 --set 'sweep_without=({where="q
 check "  by mpirun" prints "^point 0 of 1 began on 2 ranks"
 check "  to the same numbers" is "$(sed -n 2p "$dir/two/sweep.csv" | cut -d , -f 6-9)" "$(sed -n 6p "$dir/b/sweep.csv" | cut -d , -f 6-9)"
 
+if [ "${TIER:-1}" -ge 2 ]; then # all six at once, on two ranks each
+    jobs=() rc=0
+    for i in 4 0 5 2 1 3; do
+        mpirun -np 2 "$TEMPER" "$dir/sweep.cfg" --set run.dir="$dir/twelve" "${words[@]}" --set grid.pp=2 --sweep-point $i </dev/null >"$dir/t$i.out" 2>"$dir/t$i.log" &
+        jobs+=($!)
+    done
+    for p in "${jobs[@]}"; do wait "$p" || rc=$?; done
+    check "six points of two ranks that start at once" is $rc 0
+    check "  their table" sweep 0 twelve --sweep-collect
+    timeless "$dir/twelve" >"$dir/twelve.csv"
+    check "  is that of one rank" diff "$dir/twelve.csv" "$dir/b.csv"
+fi
+
 # --- a failing point
 fails=(--set 'sweep=({key="qad.gradients_out"; values=["", "/dev/null/x"];})')
 check "a point that fails: its exit code" sweep 11 fail "${fails[@]}" --sweep-run -j 2
