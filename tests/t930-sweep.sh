@@ -136,11 +136,11 @@ check "  its message is on the page" grep -q "/dev/null/x" "$dir/fail/sweep.html
 check "scripts/collect" env TEMPER="$TEMPER" scripts/collect "$dir/sweep.cfg" --set run.dir="$dir/fail" "${words[@]}" "${fails[@]}"
 
 # --- stopping all, killing one
-TEMPER_FAULT="stop:qad:*:2" check "points that stop: exit code 75" sweep 75 stop --sweep-run -j 2
-check "  are stopped" is "$(states "$dir/stop")" "6 stopped"
-check "  and go on" sweep 0 stop --sweep-run -j 2
-timeless "$dir/stop" >"$dir/stop.csv"
-check "  to the same table" diff "$dir/stop.csv" "$dir/b.csv"
+three=(--set 'sweep_without=({where="quant.preset=fp8";})')
+TEMPER_FAULT="stop:qad:*:2" check "points that stop: exit code 75" sweep 75 stop "${three[@]}" --sweep-run -j 2
+check "  are stopped" is "$(states "$dir/stop")" "3 stopped"
+check "  and go on" sweep 0 stop "${three[@]}" --sweep-run -j 2
+check "  to the same table" is "$(cut -d , -f 1-9 "$dir/stop/sweep.csv")" "$(head -n 4 "$dir/b.csv" | cut -d , -f 1-9)"
 
 long=(--set qad.steps=100000 --set 'sweep=({key="qad.optim.lr"; values=[1e-4, 1e-3];})')
 "$TEMPER" "$dir/sweep.cfg" --set run.dir="$dir/int" "${words[@]}" "${long[@]}" --sweep-run -j 2 </dev/null >"$dir/out" 2>"$dir/log" &

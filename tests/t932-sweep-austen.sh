@@ -32,4 +32,18 @@ for run in array runner; do
     check "$run: the teacher was evaluated once" test "$(grep -c '"finished":"teacher"' "$dir/$run/shared-teacher-0000/ledger.jsonl")" = 1
     check "$run: each format was calibrated once" test "$(cat "$dir/$run"/shared-after-ptq-*/ledger.jsonl | grep -c '"finished":"ptq"')" = 4
 done
+
+# What a shared stage wrote to the run's directory is where later stages look for it.
+for i in $(seq 40); do echo "It was a truth universally acknowledged, that sentence $i stood here. "; done >"$dir/text.txt"
+cat >"$dir/convert.cfg" <<END
+version = 1; run = { dir = "$dir/convert"; }; model = { path = "$PWD/inputs/models/austen-3m"; };
+datasets = { d = { sources = ( { path = "@run/corpus"; } ); seq_length = 16; }; };
+stages = ( { do = "convert"; input = "$dir/text.txt"; output = "corpus"; tokenizer = "$PWD/inputs/models/austen-3m"; },
+           { do = "train"; data = "d"; steps = 2; }, { do = "evaluate"; data = "d"; } );
+sweep = ( { key = "train.optim.lr"; values = [ 1.0e-4, 1.0e-3 ]; } );
+END
+check "points that train on a corpus which they share" "$TEMPER" "$dir/convert.cfg" --sweep-run -j 2
+check "  which is there once" test "$(find "$dir/convert" -type f -name 'corpus.bin')" = "$dir/convert/shared-convert-0000/corpus.bin"
+check "  and the sweep may be moved" mv "$dir/convert" "$dir/moved"
+check "  with its links" cmp "$dir/moved/point-0001/corpus.bin" "$dir/moved/shared-convert-0000/corpus.bin"
 finish

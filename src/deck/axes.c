@@ -113,7 +113,7 @@ static enum status print_number(const struct axis *x, double v, bool *good, cons
     struct str s = {0}, expected = {0};
     if (k->type == KEY_INT) v = rint(v);
     *good = deck_key_in_range(k, v);
-    enum status st = k->type == KEY_INT ? deck_print_int((int64_t)v, &s) : deck_print_float(v, &s);
+    enum status st = k->type == KEY_INT && *good ? deck_print_int((int64_t)v, &s) : deck_print_float(v, &s);
     if (st == TM_OK && !*good) st = deck_key_print_expected(k, &expected);
     if (st == TM_OK && !*good) st = broken(x, "", ": its range has %s: %s takes %s", s.p, x->a->key, expected.p);
     if (st == TM_OK && *good) st = deck_pool_text(x->all->r->pool, s.p, s.len, out);

@@ -84,7 +84,7 @@ static enum status link_one(const char *path, const char *target) {
 }
 
 /* Relative links, so that the sweep's directory may be moved: `up` leads from `to` to what holds both run directories. */
-static enum status link_all(const char *from, const char *to, const char *up, bool is_top) {
+static enum status link_entries(const char *from, const char *to, const char *up, bool is_top) {
     char path[4096];
     struct str target = {0};
     DIR *d = opendir(from);
@@ -109,9 +109,9 @@ static enum status link_run(const char *from, const char *to) {
     TM_TRY(str_path(from_ckpt, sizeof from_ckpt, from, "ckpt"));
     TM_TRY(str_path(to_ckpt, sizeof to_ckpt, to, "ckpt"));
     snprintf(up, sizeof up, "../%.255s", name);
-    TM_TRY(link_all(from, to, up, true));
+    TM_TRY(link_entries(from, to, up, true));
     snprintf(up, sizeof up, "../../%.255s/ckpt", name);
-    return link_all(from_ckpt, to_ckpt, up, false);
+    return link_entries(from_ckpt, to_ckpt, up, false);
 }
 
 /* No stage of this run has logged anything yet. */
@@ -130,7 +130,8 @@ static enum status copy_metrics(const char *from, const char *to) {
 static enum status adopt_stage(struct stage_run *r, const json_t *lines, const char *stage) {
     json_t *results = finished(lines, stage);
     if (!results) return TM_FAIL(TM_ERR_DATA, "%s has not finished stage %s", r->below.dir, stage);
-    json_t *line = json_pack("{s:s, s:O, s:s}", "finished", stage, "results", results, "shared", r->below.dir);
+    const char *name = strrchr(r->below.dir, '/') + 1;
+    json_t *line = json_pack("{s:s, s:O, s:s}", "finished", stage, "results", results, "shared", name);
     if (!line) return TM_FAIL(TM_ERR_MEMORY, "out of memory");
     enum status st = ckpt_ledger_append(r->deck->run.dir, line);
     json_decref(line);

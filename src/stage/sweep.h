@@ -66,7 +66,7 @@ enum status stage_sweep_collect(const struct stage_options *o, const struct deck
 
 /* --- running ------------------------------------------------------------------------------------------------------------------ */
 /* --sweep-run -j N: start the points that are not done, `jobs` at a time, each as a process of its own (by mpirun where the deck's grid has
- * several ranks; $MPIRUN), its output in <point>/log. A point that fails does not stop the others. SIGINT, SIGTERM and SIGUSR2 let all
+ * several ranks; $MPIRUN), its output in <point>/log. A point that fails does not stop the others. SIGINT, SIGTERM, SIGHUP and SIGUSR2 let all
  * of them write a checkpoint and end; a second one ends them at once; SIGUSR1 is passed on. Collects at the end.
  * Errors: STOPPED when any point was stopped, else the status of the first point that failed. */
 enum status stage_sweep_run(const struct stage_options *o, const struct deck *deck, int jobs);

@@ -53,11 +53,12 @@ static void on_signal(int number) {
 
 static void catch_signals(void) {
     static const int numbers[] = {SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
-    struct sigaction a;
+    struct sigaction a, old;
     memset(&a, 0, sizeof a);
     a.sa_handler = on_signal;
     a.sa_flags = SA_RESTART;
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) sigaction(numbers[i], &a, NULL);
+    if (sigaction(SIGHUP, NULL, &old) == 0 && old.sa_handler != SIG_IGN) sigaction(SIGHUP, &a, NULL); /* else nohup's */
     signal(SIGCHLD, SIG_DFL); /* ignored, as we may have been started, ends would not be told */
 }
 
@@ -275,7 +276,7 @@ static enum status verdict(const struct runner *r) {
 
 static enum status prepare(struct runner *r) {
     int done = 0;
-    if (getenv("OMPI_COMM_WORLD_SIZE") || getenv("PMI_SIZE") || getenv("PMIX_RANK"))
+    if (getenv("PMIX_RANK") || getenv("PMI_RANK") || getenv("OMPI_UNIVERSE_SIZE"))
         return TM_FAIL(TM_ERR_DECK, "--sweep-run starts the ranks itself: run it without mpirun or srun");
     if (!r->deck->sweep.n) return TM_FAIL(TM_ERR_DECK, "%s has no sweep", r->o->deck_path);
     ssize_t n = readlink("/proc/self/exe", r->self, sizeof r->self - 1);
