@@ -165,7 +165,7 @@ emu: $(EMU)/libtemper_cuda.so $(EMU)/planted ## build the plugin that runs the k
 $(EMU)/libtemper_cuda.so: $(KERNELS:kernels/%.cu=$(EMU)/%.o) $(EMULIBS)
 	@echo "  LINK  $@"
 	$(Q)$(EMU_MPI) -shared $(SANFLAGS.$(EMUSAN)) -o $@ $^
-$(EMU)/planted: $(EMU)/emu/planted.o $(EMU)/emu/fibers.o $(EMU)/emu/cudart.o $(EMU)/emu/streams.o
+$(EMU)/planted: $(patsubst %,$(EMU)/emu/%.o,planted fibers cudart streams faults)
 	@echo "  LINK  $@"
 	$(Q)$(CXX) $(SANFLAGS.$(EMUSAN)) -o $@ $^
 $(EMU)/%.o: kernels/%.cu $(EMU)/flags

@@ -25,7 +25,7 @@ struct gemm_plan {
 /* Rows [m0, m0 + m) and columns [n0, n0 + n) of a product. */
 struct gemm_plan gemm_part(const struct gemm_plan *p, int64_t m0, int64_t m, int64_t n0, int64_t n);
 
-/* What the device of a cuda_gpu has for products; made at the first one. */
+/* What the device of a cuda_gpu has for products. */
 struct gemm_lt;
 struct gemm_state {
     int multiprocessors, major; /* major: of the compute capability */

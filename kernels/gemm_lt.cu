@@ -9,7 +9,7 @@
 
 #include "base/status.h"
 
-enum { KEPT = 256, WORKSPACE = 32 << 20 /* what cuBLAS advises for Hopper */ };
+enum { KEPT = 256, WORKSPACE = OPS_GEMM_LT_WORK };
 
 /* What a choice depends on; compared as bytes, so no padding. */
 struct lt_key {

@@ -49,6 +49,9 @@ void par_grid_destroy(struct par_grid *g);
  * on one GPU; deadline_s bounds making and ending a communicator (0 = none). Errors, alike on all ranks: DEVICE (two ranks on one GPU,
  * ranks of different backends), COMM, TIMEOUT. Call it at most once, before the calls on device memory; close d after the grid. */
 enum status par_grid_devices_all(struct par_grid *g, struct dev *d, bool share, double deadline_s);
+/* Device memory that a rank's communicators take on such a grid, counted as PAR_COMMS: ours, and an allowance for NCCL's own (comm.c). Local. */
+#define PAR_COMMS "NCCL"
+int64_t par_grid_comms_bytes(int tp, int dp, int pp);
 /* Whether devices' own communicators serve the grid. */
 bool par_grid_has_comms(const struct par_grid *g);
 int par_group_rank(const struct par_group *g);

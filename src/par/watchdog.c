@@ -50,6 +50,7 @@ static struct {
     struct watched {
         struct dev_comm *comm;
         const struct par_group *group;
+        const char *last; /* the group's last call: on a device it may wait in the queue */
     } comm[MAX_COMMS];
     int n;
 } comms_;
@@ -78,6 +79,10 @@ void watch_enter(enum par_kind kind, const struct par_group *g, int peer) {
     here_.beat.peer = peer >= 0 ? g->world_rank[peer] : -1;
     here_.since = clock_seconds();
     pthread_mutex_unlock(&lock_);
+    pthread_mutex_lock(&comms_lock_);
+    for (int i = 0; i < comms_.n; i++)
+        if (comms_.comm[i].group == g && kind != KIND_wait) comms_.comm[i].last = par_counter((int)kind).name;
+    pthread_mutex_unlock(&comms_lock_);
 }
 
 void watch_progress(void) {
@@ -98,7 +103,7 @@ enum status watch_comm(struct dev_comm *c, const struct par_group *g) {
     enum status st = TM_OK;
     pthread_mutex_lock(&comms_lock_);
     if (comms_.n < MAX_COMMS) {
-        comms_.comm[comms_.n++] = (struct watched){c, g};
+        comms_.comm[comms_.n++] = (struct watched){c, g, "transfer"};
     } else {
         st = TM_FAIL(TM_ERR_INTERNAL, "more than %d communicators of one device", MAX_COMMS);
     }
@@ -126,7 +131,7 @@ static enum status look_at_comms(struct beat *b) {
         if (st != TM_OK) st = status_context(st, "group %s: ", g->name);
         if (st != TM_OK || b->waited_s >= 0 || seconds <= most) continue;
         most = seconds;
-        snprintf(b->waits_in, BEAT_TEXT, "a device transfer over %s (%d ranks)", g->name, g->size);
+        snprintf(b->waits_in, BEAT_TEXT, "a queued %s over %s (%d ranks)", comms_.comm[i].last, g->name, g->size);
     }
     pthread_mutex_unlock(&comms_lock_);
     if (most > 0) b->waited_s = most;

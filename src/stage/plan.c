@@ -12,16 +12,53 @@
 #include "base/mem.h"
 #include "base/size.h"
 #include "ckpt/table.h"
+#include "stage/saved.h"
 
 /* --- planning ----------------------------------------------------------------------------------------------------------------- */
+/* With the kernels' work space, which a run takes before the stage begins. */
 static void keep_memory(struct stage_plan *p, const struct dev *d) {
     for (p->n = 0; p->n < STAGE_CLASSES && p->n < dev_memory_count(d); p->n++) p->memory[p->n] = dev_memory(d, p->n);
+    if (p->work == 0 || p->n == 0 || p->n == STAGE_CLASSES) return;
+    p->memory[0].high += p->work;
+    p->memory[p->n++] = (struct dev_memory){.what = DEV_WORK, .now = p->work, .high = p->work};
 }
 
-static enum status check_limit(const struct deck_stage *s, const struct dev *d) {
-    double gib = (double)dev_memory(d, 0).high / (1 << 30), most = s->device.memory_gib;
-    if (most == 0 || gib <= most) return TM_OK;
-    return TM_FAIL(TM_ERR_MEMORY, "stage %s needs %.2f GiB on a rank, and device.memory_gib = %g", s->name, gib, most);
+static const struct dev_memory *largest(const struct stage_plan *p) {
+    const struct dev_memory *most = &p->memory[1 % p->n];
+    for (int i = 2; i < p->n; i++)
+        if (p->memory[i].high > most->high) most = &p->memory[i];
+    return most;
+}
+
+static enum status check_limit(const struct stage_run *of, const struct deck_stage *s, const struct stage_plan *p) {
+    const double mib = 1 << 20, gib = 1 << 30, most = s->device.memory_gib;
+    const double need = p->n ? (double)p->memory[0].high : 0;
+    if (most > 0 && need / gib > most)
+        return TM_FAIL(TM_ERR_MEMORY, "stage %s needs %.2f GiB on a rank, and device.memory_gib = %g", s->name,
+                       need / gib, most);
+    if (of->room == 0 || need <= (double)of->room) return TM_OK;
+    return TM_FAIL(
+        TM_ERR_MEMORY,
+        "stage %s needs %.1f MiB on the GPU of rank %d, where it has %.1f MiB; the largest part is %s with %.1f MiB",
+        s->name, need / mib, par_rank(), (double)of->room / mib, largest(p)->what, (double)largest(p)->high / mib);
+}
+
+/* Is the plan one of a GPU? Without a run, for "auto": of what is here. */
+static bool on_gpu(const struct stage_run *of) {
+    int n;
+    if (of->dev) return dev_backend(of->dev) == DEV_CUDA;
+    if (!strcmp(of->deck->device.backend, "auto")) return dev_cuda_devices(&n) == TM_OK;
+    return dev_backend_named(of->deck->device.backend) == DEV_CUDA;
+}
+
+/* What a GPU's libraries hold throughout. */
+static enum status begin_gpu(const struct stage_run *of, struct stage_run *r) {
+    const struct par_grid *g = &r->grid;
+    const bool comms = of->dev ? par_grid_has_comms(&of->grid) : !of->deck->device.share;
+    const int64_t bytes = par_grid_comms_bytes(g->tp, g->dp, g->pp);
+    r->plan->gpu = true;
+    TM_TRY(dev_account_libraries(r->dev, of->invariant));
+    return comms && bytes ? dev_account(r->dev, PAR_COMMS, (size_t)bytes) : TM_OK;
 }
 
 /* r becomes the planned run as the rank at `place`. */
@@ -35,13 +72,15 @@ static enum status begin(const struct stage_run *of, const struct deck_stage *s,
     out->host = mem_bytes();
     fault_suspend(true);
     log_hold(true); /* the run will say it */
-    return dev_open(&(struct dev_options){.backend = DEV_PLAN, .threads = 1, .invariant = of->invariant}, &r->dev);
+    TM_TRY(dev_open(&(struct dev_options){.backend = DEV_PLAN, .threads = 1, .invariant = of->invariant}, &r->dev));
+    return on_gpu(of) ? begin_gpu(of, r) : TM_OK;
 }
 
 static enum status finish(struct stage_run *r, const struct deck_stage *s, enum status st) {
     log_hold(false);
     fault_suspend(false);
     r->plan->host = mem_high_water() - r->plan->host;
+    if (r->dev && r->plan->gpu) r->plan->work = dev_work(r->dev);
     if (r->dev) keep_memory(r->plan, r->dev);
     dev_close(&r->dev);
     return st == TM_OK ? st : status_context(st, "plan of stage %s: ", s->name);
@@ -59,8 +98,18 @@ enum status stage_plan_all(const struct stage_run *of, const struct deck_stage *
     struct stage_run r;
     enum status st = par_agree_all(begin(of, s, &of->grid, out, &r));
     if (st == TM_OK && out->known) st = par_agree_all(stage_function(s->kind)(&r, s));
-    if (st == TM_OK) st = par_agree_all(check_limit(s, r.dev));
-    return finish(&r, s, st);
+    st = finish(&r, s, st);
+    return st == TM_OK ? par_agree_all(check_limit(of, s, out)) : st;
+}
+
+enum status stage_plan_check_all(struct stage_run *r) {
+    for (int i = 0; r->room && i < r->deck->stages.n; i++) {
+        struct stage_plan p;
+        if (stage_is_finished(r, &r->deck->stages.v[i])) continue;
+        const enum status st = stage_plan_all(r, &r->deck->stages.v[i], &p);
+        if (st == TM_ERR_MEMORY) return st; /* others: an earlier stage may make what it lacks */
+    }
+    return TM_OK;
 }
 
 void stage_plan_begin(struct stage_run *r) {

@@ -16,6 +16,8 @@ struct stage_plan {
     bool known;                              /* false: a kind that is not planned */
     struct dev_memory memory[STAGE_CLASSES]; /* dev_memory of the rank; row 0: all */
     int n;
+    bool gpu;             /* with what a GPU's kernels and libraries take */
+    size_t work;          /* of it, the kernels' work space */
     bool uneven;          /* the ranks of a tensor group hold boxes of different sizes */
     size_t host;          /* the most that mem_alloc gave: batches, tapes, lists */
     const char *round;    /* what the loop repeats: "step", "micro-batch on every replica"; NULL without a loop */
@@ -34,8 +36,10 @@ struct stage_plan {
 enum status stage_plan(const struct stage_run *of, const struct deck_stage *s, const struct par_grid *place,
                        struct stage_plan *out);
 /* The same on every rank of a run, as itself, before the stage. Collective over the world. Errors: also MEMORY, when a rank needs more than
- * device.memory_gib. */
+ * device.memory_gib or than its GPU has free. */
 enum status stage_plan_all(const struct stage_run *of, const struct deck_stage *s, struct stage_plan *out);
+/* Before the first stage: MEMORY for any stage that needs more than there is, as far as stages can be planned by now. Collective over the world. */
+enum status stage_plan_check_all(struct stage_run *r);
 /* What the process holds beside what is planned, before the first stage: code, MPI, libraries, work space of the kernels. Sets r->base, and has the
  * allocator keep little of what is freed. Local. */
 void stage_memory_begin(struct stage_run *r);

@@ -58,6 +58,10 @@ static enum status print_largest(const struct whole *w, const struct deck_stage 
                       amount((double)p->host, text)));
     TM_TRY(str_printf(out, "    %-20s %12s  apart, an estimate: code, MPI, libraries; a run measures it\n",
                       "MPI and libraries", "0.05-0.2 GiB"));
+    if (p->gpu)
+        TM_TRY(str_printf(out, "    on a GPU: work space of the kernels is taken at once; of NCCL an allowance (688 "
+                               "MiB a group: measured, "
+                               "NVIDIA/nccl issue 964); beside all this the driver's context\n"));
     if (s->device.memory_gib > 0 && (double)bytes_of(p) > s->device.memory_gib * (1 << 30))
         TM_TRY(
             str_printf(out, "    this is above device.memory_gib = %g: the run would refuse\n", s->device.memory_gib));

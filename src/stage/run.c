@@ -127,6 +127,7 @@ stage_fn stage_function(enum deck_kind kind) {
 }
 
 static enum status run_stages_all(struct stage_run *r) {
+    TM_TRY(stage_plan_check_all(r));
     for (int i = 0; i < r->deck->stages.n; i++) {
         const struct deck_stage *s = &r->deck->stages.v[i];
         bool save;
@@ -140,6 +141,7 @@ static enum status run_stages_all(struct stage_run *r) {
         }
         struct stage_plan planned;
         TM_TRY(stage_plan_all(r, s, &planned));
+        TM_TRY(par_agree_all(dev_reserve(r->dev, planned.work, NULL)));
         dev_memory_reset(r->dev);
         double begin = clock_seconds();
         TM_TRY(par_agree_all(stage_function(s->kind)(r, s)));

@@ -28,6 +28,7 @@ struct stage_run {
     struct par_grid grid;
     struct dev *dev;
     bool invariant;
+    int64_t room;            /* bytes that this rank may take of its GPU; 0: not known */
     struct stage_plan *plan; /* not NULL: stages are planned, not run (stage/plan.h) */
     int64_t base;            /* bytes of the process beside its stages: stage_memory_begin */
     int64_t planned_most;    /* bytes of the process by the plans of its stages so far; -1 unknown */

@@ -11,6 +11,9 @@ _Static_assert(sizeof(struct train_tally) == TALLY * sizeof(double), "a tally is
 
 static int64_t global_micro_batches(const struct train_stepper *s) { return s->data.global / s->data.micro; }
 
+/* Numbers that a micro-batch's tally is made of. */
+static int64_t results_of(const struct train_stepper *s) { return TRAIN_RESULTS * tape_tokens(s->student->t); }
+
 enum status train_stepper_init(struct train_stepper *s) {
     const struct par_grid *g = s->student->grid;
     int64_t micro = s->data.micro, global = s->data.global;
@@ -26,6 +29,7 @@ enum status train_stepper_init(struct train_stepper *s) {
                        (long long)n, s->grads.groups);
     s->n_local = (int)n;
     TM_TRY(mem_alloc(&s->slots, (size_t)global_micro_batches(s) * TALLY, sizeof *s->slots));
+    TM_TRY(mem_alloc(&s->results, s->student->o.model->last ? (size_t)(n * results_of(s)) : 0, sizeof *s->results));
     TM_TRY(mem_alloc(&s->batch, (size_t)n, sizeof *s->batch));
     for (int i = 0; i < n; i++) TM_TRY(data_batch_create(micro, data_set_seq_length(s->data.set), &s->batch[i]));
     return TM_OK;
@@ -35,6 +39,7 @@ void train_stepper_free(struct train_stepper *s) {
     for (int i = 0; s->batch && i < s->n_local; i++) data_batch_free(&s->batch[i]);
     mem_free(&s->batch);
     mem_free(&s->slots);
+    mem_free(&s->results);
     optim_destroy(&s->optim);
     optim_grads_destroy(&s->grads);
 }
@@ -56,12 +61,17 @@ static enum status fill_batches(struct train_stepper *s, int64_t step, int64_t *
 
 static enum status forward(void *context, int i, int slot) {
     struct train_stepper *s = context;
-    struct train_tally tally;
     TM_TRY(train_pass_forward(s->student, slot, &s->batch[i], s->ce, s->kl));
-    TM_TRY(train_pass_tally(s->student, slot, &s->batch[i], &tally));
-    if (s->student->grid->tp_rank == 0) /* one rank of the last stage speaks for the micro-batch */
+    return train_pass_fetch(s->student, slot, s->results + i * results_of(s));
+}
+
+/* After the step's wait. One rank of the last stage speaks for a micro-batch. */
+static void tally_step(struct train_stepper *s) {
+    for (int i = 0; s->student->grid->tp_rank == 0 && i < s->n_local; i++) {
+        struct train_tally tally;
+        train_pass_tally(s->student, s->results + i * results_of(s), &s->batch[i], &tally);
         for (int j = 0; j < TALLY; j++) s->slots[global_index(s, i) * TALLY + j] = ((const double *)&tally)[j];
-    return TM_OK;
+    }
 }
 
 static enum status backward(void *context, int i, int slot) {
@@ -119,9 +129,10 @@ enum status train_step_all(struct train_stepper *s, int64_t step, struct train_r
     TM_TRY(train_pass_drain(s->student));
     par_note("step", step, "gradients");
     TM_TRY(optim_grads_finish(&s->grads));
+    TM_TRY(optim_grads_norm(&s->grads, &out->grad_norm)); /* the one wait for the device: all results are here */
+    tally_step(s);
     TM_TRY(par_sum_slots_f64(g->world, s->slots, n * TALLY));
     sum_tallies(s->slots, n, &sum);
-    TM_TRY(optim_grads_norm(&s->grads, &out->grad_norm));
     out->tokens = valid;
     out->nll = sum.nll / (double)valid;
     out->kl = sum.kl / (double)valid;
@@ -150,10 +161,9 @@ static enum status eval_run_all(const struct train_eval *e, struct data_batch *b
         TM_TRY(par_agree_all(i < to ? data_batch_fill(e->set, first, rows, b) : TM_OK));
         if (i >= to) continue;
         TM_TRY(train_pass_forward(e->pass, slot, b, 0, 0));
-        if (e->pass->o.head == TRAIN_HEAD_LOSS)
-            TM_TRY(train_pass_tally(e->pass, slot, b, &tally));
-        else
-            tally = (struct train_tally){0};
+        TM_TRY(train_pass_fetch(e->pass, slot, e->pass->host));
+        TM_TRY(dev_sync(e->pass->dev));
+        train_pass_tally(e->pass, e->pass->host, b, &tally);
         if (g->tp_rank == 0)
             for (int j = 0; j < TALLY; j++) slots[i * TALLY + j] = ((const double *)&tally)[j];
         if (e->each) TM_TRY(e->each(e->context, i, slot, b));
