@@ -7,7 +7,8 @@ set -u
 . "$(dirname "$0")/e2e.sh"
 export RUN_LIMIT=100
 config() { # config LAYERS: a model of so many
-    cat >"$dir/config-$1.json" <<END
+    mkdir "$dir/m$1"
+    cat >"$dir/m$1/config.json" <<END
 {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64, "num_hidden_layers": $1, "num_attention_heads": 4,
  "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 96, "vocab_size": 97, "max_position_embeddings": 64,
  "tie_word_embeddings": true, "torch_dtype": "bfloat16", "bos_token_id": 1, "eos_token_id": 2}
@@ -16,7 +17,7 @@ END
 deck() { # deck NAME LAYERS STAGE
     cat >"$dir/$1.cfg" <<END
 version = 1; run = { dir = "$dir/$1"; };
-model = { random_init = "$dir/config-$2.json"; };
+model = { random_init = "$dir/m$2"; };
 datasets = { d = { sources = ( { path = "mock"; } ); seq_length = 16; samples = 4; }; };
 batch = { micro = 1; global = 4; };
 optim = { lr = 1e-3; };

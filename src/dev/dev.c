@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "base/fault.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "dev/device.h"
 #include "dev/host_gemm.h"
@@ -148,14 +149,24 @@ void dev_free(struct dev *d, dptr *p) {
     p->a = 0;
 }
 
-/* A device tells only here that something queued before has failed: which operations that can have been. */
+/* An error of a kernel stays. Said at once: other ranks may wait for this one until their deadline. */
+static enum status lost(struct dev *d, enum status st) {
+    if (st == TM_ERR_DEVICE && d->backend == DEV_CUDA && !d->lost)
+        log_error("the device is lost: %s", status_message());
+    d->lost |= st == TM_ERR_DEVICE;
+    return st;
+}
+
+/* After a wait; a device tells only here that something queued before has failed: which operations that can have been. */
 static enum status waited(struct dev *d, enum status st) {
     const int64_t n = d->queued;
     d->queued = 0;
     if (st != TM_ERR_DEVICE || n == 0) return st;
-    return status_context(st, "one of %lld operations from %s to %s (--profile tells which): ", (long long)n,
-                          dev_op_name(d->first_queued), dev_op_name(d->last_queued));
+    status_context(st, "one of %lld operations from %s to %s (--profile tells which): ", (long long)n,
+                   dev_op_name(d->first_queued), dev_op_name(d->last_queued));
+    return lost(d, st);
 }
+static enum status queued(struct dev *d, enum status st) { return st == TM_OK ? st : waited(d, st); }
 
 /* The block that holds all of [p, p + bytes). */
 static enum status find_block(struct dev *d, const char *verb, dptr p, size_t bytes, struct dev_block **out) {
@@ -179,7 +190,7 @@ enum status dev_upload(struct dev *d, dptr dst, const void *src, size_t bytes) {
     struct dev_block *b;
     if (!bytes) return TM_OK;
     TM_TRY(find_block(d, "upload", dst, bytes, &b));
-    return d->table->upload(d, b, dst, src, bytes);
+    return queued(d, d->table->upload(d, b, dst, src, bytes));
 }
 enum status dev_download(struct dev *d, void *dst, dptr src, size_t bytes) {
     struct dev_block *b;
@@ -191,7 +202,7 @@ enum status dev_fetch(struct dev *d, void *dst, dptr src, size_t bytes) {
     struct dev_block *b;
     if (!bytes) return TM_OK;
     TM_TRY(find_block(d, "fetch", src, bytes, &b));
-    return (d->table->fetch ? d->table->fetch : d->table->download)(d, b, dst, src, bytes);
+    return queued(d, (d->table->fetch ? d->table->fetch : d->table->download)(d, b, dst, src, bytes));
 }
 enum status dev_map(struct dev *d, dptr p, size_t bytes, void **host) {
     struct dev_block *b;
@@ -217,7 +228,7 @@ static enum status count(struct dev *d, int op, const void *args, const struct d
     if (st == TM_OK && d->profile && d->table->sync) st = d->table->sync(d); /* what is queued has taken no time yet */
     if (st != TM_OK) {
         dev_op_shape(op, args, shape, sizeof shape);
-        return status_context(st, "operation %s (%s): ", dev_op_name(op), shape);
+        return lost(d, status_context(st, "operation %s (%s): ", dev_op_name(op), shape));
     }
     if (cost->work > d->work) d->work = cost->work;
     c->calls++;

@@ -70,6 +70,7 @@ struct dev {
     int64_t work;     /* the most that an operation has wanted */
     int64_t queued;   /* operations since the last wait */
     int first_queued, last_queued;
+    bool lost; /* an error of the device was told */
     struct dev_counter counter[OP_COUNT];
     char describe[256];
 };

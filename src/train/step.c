@@ -143,14 +143,25 @@ enum status train_step_all(struct train_stepper *s, int64_t step, struct train_r
 }
 
 /* --- evaluation ------------------------------------------------------------------------------------------------------------ */
+static enum status eval_one(const struct train_eval *e, const struct data_batch *b, double *slot_out, int64_t i,
+                            int slot) {
+    struct train_tally tally;
+    TM_TRY(train_pass_forward(e->pass, slot, b, 0, 0));
+    TM_TRY(train_pass_fetch(e->pass, slot, e->pass->host));
+    TM_TRY(dev_sync(e->pass->dev));
+    train_pass_tally(e->pass, e->pass->host, b, &tally);
+    for (int j = 0; j < TALLY && e->pass->grid->tp_rank == 0; j++) slot_out[j] = ((const double *)&tally)[j];
+    return e->each ? e->each(e->context, i, slot, b) : TM_OK;
+}
+
 /* Micro-batches are dealt to the DP ranks in consecutive runs; runs are equal in number on all ranks of a pipeline. */
 static enum status eval_run_all(const struct train_eval *e, struct data_batch *b, double *slots, int64_t n) {
     const struct par_grid *g = e->pass->grid;
     int64_t from = n * g->dp_rank / g->dp, to = n * (g->dp_rank + 1) / g->dp, rounds = (n + g->dp - 1) / g->dp;
+    enum status mine = TM_OK;              /* of the round before: told with the next one */
     for (int64_t k = 0; k < rounds; k++) { /* agreement needs the same number of rounds everywhere */
         int64_t i = from + k, first = i * e->micro,
                 rows = e->samples - first < e->micro ? e->samples - first : e->micro;
-        struct train_tally tally;
         int slot = (int)(k % e->pass->o.slots);
         enum status stop = e->poll_all ? e->poll_all(e->poll_context) : TM_OK;
         if (stop != TM_OK) {
@@ -158,17 +169,11 @@ static enum status eval_run_all(const struct train_eval *e, struct data_batch *b
             return stop;
         }
         par_note("evaluate", i, "forward");
-        TM_TRY(par_agree_all(i < to ? data_batch_fill(e->set, first, rows, b) : TM_OK));
-        if (i >= to) continue;
-        TM_TRY(train_pass_forward(e->pass, slot, b, 0, 0));
-        TM_TRY(train_pass_fetch(e->pass, slot, e->pass->host));
-        TM_TRY(dev_sync(e->pass->dev));
-        train_pass_tally(e->pass, e->pass->host, b, &tally);
-        if (g->tp_rank == 0)
-            for (int j = 0; j < TALLY; j++) slots[i * TALLY + j] = ((const double *)&tally)[j];
-        if (e->each) TM_TRY(e->each(e->context, i, slot, b));
+        if (mine == TM_OK && i < to) mine = data_batch_fill(e->set, first, rows, b);
+        TM_TRY(par_agree_all(mine));
+        if (i < to) mine = eval_one(e, b, slots + i * TALLY, i, slot);
     }
-    return train_pass_drain(e->pass);
+    return mine == TM_OK ? train_pass_drain(e->pass) : mine;
 }
 
 enum status train_eval_all(const struct train_eval *e, struct train_tally *out) {
@@ -177,7 +182,7 @@ enum status train_eval_all(const struct train_eval *e, struct train_tally *out) 
     double *slots;
     TM_TRY(mem_alloc(&slots, (size_t)n * TALLY, sizeof *slots));
     enum status st = data_batch_create(e->micro, data_set_seq_length(e->set), &b);
-    if (st == TM_OK) st = eval_run_all(e, &b, slots, n);
+    if (st == TM_OK) st = par_agree_all(eval_run_all(e, &b, slots, n));
     if (st == TM_OK) st = par_sum_slots_f64(e->pass->grid->world, slots, n * TALLY);
     if (st == TM_OK) sum_tallies(slots, n, out);
     data_batch_free(&b);
