@@ -1,7 +1,8 @@
 /* The CUDA runtime calls that the plugin makes, over host memory: what is queued is done at once (streams.h).
  *
  * CUEMU_DEVICES: how many devices there are (1). CUEMU_MEMORY: bytes of each (4 GiB); what is beyond it cannot be had. CUEMU_ARCH: their compute
- * capability (80); there is code for 80 and above. CUEMU_DRIVER: the CUDA version of the driver (that of the headers); 0: none.
+ * capability (80); there is code for 80 and above. CUEMU_PROCESSORS: multiprocessors (2). CUEMU_DRIVER: the CUDA version of the driver (that of
+ * the headers); 0: none.
  * Copies from and to pinned memory are not done before the host waits: what it writes or reads there earlier shows. */
 #include <cstdlib>
 #include <cstring>
@@ -21,6 +22,7 @@ static size_t number(const char *name, size_t otherwise) {
     const char *s = getenv(name);
     return s ? (size_t)strtoull(s, nullptr, 10) : otherwise;
 }
+static int processors(void) { return (int)number("CUEMU_PROCESSORS", 2); }
 static int arch(void) { return (int)number("CUEMU_ARCH", 80); }
 static size_t device_memory(void) { return number("CUEMU_MEMORY", (size_t)4 << 30); }
 
@@ -89,7 +91,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device) {
     strcpy(p->name, "emulated");
     p->major = arch() / 10;
     p->minor = arch() % 10;
-    p->multiProcessorCount = 2;
+    p->multiProcessorCount = processors();
     p->warpSize = 32;
     p->sharedMemPerBlockOptin = 227 << 10;
     p->totalGlobalMem = device_memory();
@@ -98,7 +100,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device) {
 }
 cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr what, int) {
     switch (what) {
-    case cudaDevAttrMultiProcessorCount: *value = 2; break;
+    case cudaDevAttrMultiProcessorCount: *value = processors(); break;
     case cudaDevAttrComputeCapabilityMajor: *value = arch() / 10; break;
     case cudaDevAttrComputeCapabilityMinor: *value = arch() % 10; break;
     case cudaDevAttrComputeMode: *value = (int)number("CUEMU_COMPUTE_MODE", 0); break;
