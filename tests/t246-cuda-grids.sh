@@ -23,8 +23,8 @@ leaves() { # leaves FILE BACKEND RANKS ARGUMENTS...: run the deck; what it left 
 }
 same() { leaves "$dir/cuda" cuda "$@" && diff "$dir/host" "$dir/cuda"; }
 check "on the host, one rank" leaves "$dir/host" host 1
-for grid in 1,1,1 4,1,1 2,2,1 2,1,2 1,2,2 4,2,1 4,1,2 2,2,2 4,2,2; do
-    IFS=, read -r tp pp dp <<<"$grid"
+for grid in {1,2,4}" "{1,2}" "{1,2}; do
+    read -r tp pp dp <<<"$grid"
     check "on cuda, tp $tp pp $pp dp $dp: the same, everywhere" same $((tp * pp * dp)) --set grid.tp="$tp" --set grid.pp="$pp"
 done
 finish
