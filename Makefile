@@ -81,6 +81,13 @@ $(BUILD)/version: FORCE
 	@echo '$(VERSION)' | cmp -s - $@ || echo '$(VERSION)' > $@
 $(BUILD)/src/base/version.o: CFLAGS_ALL += -DTEMPER_VERSION='"$(VERSION)"'
 $(BUILD)/src/base/version.o: $(BUILD)/version
+# The handbook's chapters, one C string a line.
+BOOK := $(sort $(wildcard src/stage/handbook/*.md))
+$(BUILD)/gen/stage/handbook_text.inc: $(BOOK)
+	@mkdir -p $(@D)
+	$(Q)sed 's/[\\"]/\\&/g; s/.*/"&",/' $^ > $@
+$(BUILD)/src/stage/handbook.o: private CFLAGS_ALL += -I$(BUILD)/gen
+$(BUILD)/src/stage/handbook.o: $(BUILD)/gen/stage/handbook_text.inc
 FORCE:
 
 config.mk: scripts/configure
@@ -185,7 +192,7 @@ $(EMU)/flags: FORCE
 # --- running and testing ------------------------------------------------------------------------------------------------
 TESTS ?=
 
-.PHONY: all setup configure austen-text prove run run-smollm2 test test-all test-emu bench interop memcheck tsan lint format help info clean install cuda cuda-here emu FORCE
+.PHONY: all setup configure austen-text prove run run-smollm2 test test-all test-emu bench interop memcheck tsan lint format help info man handbook clean install cuda cuda-here emu FORCE
 
 run: ## set up, build, and run the main job on $(NP) ranks
 	@scripts/setup
@@ -245,6 +252,10 @@ format: ## rewrite the sources with clang-format
 
 info: ## what this build uses
 	@echo "CC=$(CC) MPICC=$(MPICC) BUILD=$(BUILD) VERSION=$(VERSION)"; echo "DEPS_LIBS=$(DEPS_LIBS)"
+man: $(BUILD)/temper ## the manual page, build/temper.1 (man -l build/temper.1)
+	@$< --man > build/temper.1 && echo build/temper.1
+handbook: $(BUILD)/temper ## the handbook, build/handbook.html
+	@$< --handbook > build/handbook.html && echo build/handbook.html
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | sort | column -t -s "$$(printf '\t')"
 clean: ## remove what was built
@@ -254,5 +265,8 @@ install: $(BUILD)/temper ## install under $(DESTDIR)$(prefix)
 	install -m 755 $(BUILD)/temper $(DESTDIR)$(prefix)/bin/temper
 	[ ! -e build/cuda/libtemper_cuda.so ] || install -D -m 755 build/cuda/libtemper_cuda.so $(DESTDIR)$(prefix)/lib/temper/libtemper_cuda.so
 	cp -r inputs jobs $(DESTDIR)$(prefix)/share/temper/
+	install -d $(DESTDIR)$(prefix)/share/man/man1
+	$(BUILD)/temper --man > $(DESTDIR)$(prefix)/share/man/man1/temper.1
+	$(BUILD)/temper --handbook > $(DESTDIR)$(prefix)/share/temper/handbook.html
 
 -include $(OBJ:.o=.d) $(TESTB:=.d) $(BUILD)/src/main.d

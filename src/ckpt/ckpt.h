@@ -123,7 +123,7 @@ enum status ckpt_inspect(const char *path, struct str *out);
 enum status ckpt_lock_run(const char *run_dir, int *fd);
 void ckpt_unlock_run(int *fd);
 
-/* The run's ledger, <run_dir>/ledger.jsonl: one JSON object a line, synced. A line torn by a crash is closed by the next append and left out
+/* The run's ledger, <run_dir>/ledger.jsonl: one JSON object a line, synced; each begins with "when", in UTC. A line torn by a crash is closed by the next append and left out
  * (with a warning) by the read, which gives a new JSON array (empty when there is no ledger). Local. Errors: IO, FORMAT. */
 enum status ckpt_ledger_append(const char *run_dir, const json_t *line);
 enum status ckpt_ledger_read(const char *run_dir, json_t **out);

@@ -103,6 +103,21 @@ enum status deck_echo(const struct deck *deck, struct str *out);
  * Errors: DECK (no such key; the message has the nearest). */
 enum status deck_help(const char *key, struct str *out);
 
+/* The key tables row by row, for manuals: each group, then its plain keys, then the groups inside it; groups that a stage shares with the top
+ * level come once, there. The strings live during the call. Returns the first status of `row` that is not TM_OK. */
+struct deck_doc {
+    const char *group;    /* "", "optim.groups[i]", "datasets.NAME" */
+    const char *name;     /* of the key; "" in the row of the group itself, which has only `doc` */
+    const char *takes;    /* "float > 0" */
+    const char *fallback; /* the default in deck syntax; "" = required */
+    const char *unit;     /* "" = none */
+    const char *resume;   /* "same", "warn" or "free" */
+    const char *use;      /* kinds of stages that read it, "" = all; '!' = required there */
+    const char *doc;      /* one line */
+};
+typedef enum status (*deck_doc_fn)(void *context, const struct deck_doc *row);
+enum status deck_document(deck_doc_fn row, void *context);
+
 /* Points of the deck's sweep: the product of its axes, the last axis fastest; 1 without a sweep. */
 int64_t deck_sweep_count(const struct deck *deck);
 /* deck_load of one point: its values and run.dir + "/point-%04d" are set after `sets`, and the sweep is taken out.

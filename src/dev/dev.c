@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/fault.h"
 #include "base/mem.h"
+#include "base/trace.h"
 #include "dev/device.h"
 #include "dev/host_gemm.h"
 #include "dev/leaf.h"
@@ -186,7 +187,10 @@ static enum status count(struct dev *d, int op, double flops, double bytes, doub
     c->calls++;
     c->flops += flops;
     c->bytes += bytes;
-    if (d->backend != DEV_PLAN) c->seconds += clock_seconds() - began;
+    if (d->backend == DEV_PLAN) return st;
+    double now = clock_seconds();
+    c->seconds += now - began;
+    trace_add("op", c->name, began, now);
     return st;
 }
 

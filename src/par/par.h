@@ -122,6 +122,10 @@ enum status par_boxes_fetch_all(struct par_boxes *b, int i, const struct tensor_
 enum status par_watchdog_start(double deadline_s);
 void par_watchdog_stop(void);
 void par_note(const char *stage, int64_t step, const char *operation); /* strings are copied */
+/* The same stage and step, another operation. */
+void par_phase(const char *operation);
+/* Have `changed` called with each operation that the calling thread notes from here on (--profile); NULL ends it. */
+void par_on_note(void (*changed)(void *context, const char *operation), void *context);
 
 /* Time and bytes by collective so far, for --profile; of what devices' own communicators carry, the time to queue it. */
 struct par_counter {

@@ -61,7 +61,34 @@ static void text(char *out, const char *in) {
     snprintf(out, BEAT_TEXT, "%s", in);
 }
 
+/* Who wants to know of notes: of the thread that asked alone. */
+static struct {
+    void (*changed)(void *context, const char *operation);
+    void *context;
+    pthread_t thread;
+} listener_;
+
+void par_on_note(void (*changed)(void *context, const char *operation), void *context) {
+    listener_.changed = changed;
+    listener_.context = context;
+    listener_.thread = pthread_self();
+}
+
+static void tell_listener(const char *operation) {
+    if (listener_.changed && pthread_equal(listener_.thread, pthread_self()))
+        listener_.changed(listener_.context, operation);
+}
+
+void par_phase(const char *operation) {
+    pthread_mutex_lock(&lock_);
+    text(here_.beat.operation, operation);
+    here_.noted = clock_seconds();
+    pthread_mutex_unlock(&lock_);
+    tell_listener(operation);
+}
+
 void par_note(const char *stage, int64_t step, const char *operation) {
+    tell_listener(operation);
     pthread_mutex_lock(&lock_);
     text(here_.beat.stage, stage);
     text(here_.beat.operation, operation);

@@ -10,6 +10,7 @@
 #include "base/version.h"
 #include "ckpt/ckpt.h"
 #include "quant/format.h"
+#include "stage/handbook.h"
 #include "stage/plan.h"
 #include "stage/tools.h"
 #include "stage/verify.h"
@@ -19,11 +20,15 @@ static const char usage[] =
     "KEY]... [--profile]\n"
     "       temper DECK --check | --sweep-count\n"
     "       temper DECK --plan [--as-ranks N] [--rate GFLOPS]\n"
-    "       temper --help-deck [KEY] | --list formats|families|stages|ops|status | --version | --help\n"
+    "       temper --help-deck [KEY] | --list formats|families|stages|ops|status | --version | --help | --man | "
+    "--handbook\n"
     "       temper --inspect PATH | --hash PATH | --verify-export DIR\n";
 
+const char *stage_usage(void) { return usage; }
+
 struct command {
-    const char *check, *plan, *as_ranks, *rate, *sweep_count, *help_deck, *list, *inspect, *hash, *verify;
+    const char *check, *plan, *as_ranks, *rate, *sweep_count, *help_deck, *list, *inspect, *hash, *verify, *man,
+        *handbook;
     bool version, help;
 };
 
@@ -50,6 +55,8 @@ static enum status parse(int argc, char **argv, struct stage_options *o, struct 
         {"--inspect", VALUE, &c->inspect, NULL, NULL},
         {"--hash", VALUE, &c->hash, NULL, NULL},
         {"--verify-export", VALUE, &c->verify, NULL, NULL},
+        {"--man", FLAG, &c->man, NULL, NULL},
+        {"--handbook", FLAG, &c->handbook, NULL, NULL},
     };
     for (int i = 1; i < argc; i++) {
         const char *a = argv[i];
@@ -140,6 +147,8 @@ static enum status run_command(const struct stage_options *o, const struct comma
     if (c->inspect) return print(ckpt_inspect(c->inspect, &s), &s);
     if (c->verify) return print(stage_verify_export(c->verify, &s), &s);
     if (c->hash) return print(stage_hash(c->hash, &s), &s);
+    if (c->man) return print(stage_man(&s), &s);
+    if (c->handbook) return print(stage_handbook(&s), &s);
     if (!o->deck_path) return TM_FAIL(TM_ERR_DECK, "no deck\n%s", usage);
     if (c->as_ranks && !c->plan) return TM_FAIL(TM_ERR_DECK, "--as-ranks goes with --plan\n%s", usage);
     if (c->check || c->sweep_count || c->plan) return read_deck(o, c);

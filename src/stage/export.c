@@ -200,6 +200,7 @@ static enum status write_all(struct export *e) {
     const char *dir = e->s->dir;
     int64_t bytes = 0;
     double begin = clock_seconds();
+    par_note(e->s->name, 0, "export");
     enum status st = source_dtype(e);
     if (st == TM_OK) st = make_pack(e);
     if (st == TM_OK) st = make_plan(e);

@@ -258,6 +258,7 @@ enum status stage_open_model_all(struct stage_run *r, const struct deck_stage *s
                                  struct stage_model *out) {
     char dir[4096];
     *out = (struct stage_model){0};
+    par_note(s->name, 0, "load");
     enum status st = model_dir(s, dir, sizeof dir);
     if (st == TM_OK) st = create(r, dir, s->numerics.compute, training, max_positions, &out->m);
     TM_TRY(par_agree_all(st));
@@ -269,6 +270,7 @@ enum status stage_open_teacher_all(struct stage_run *r, const struct deck_stage 
     const char *dir = *s->teacher.path ? s->teacher.path : s->model.path;
     *out = (struct stage_model){0};
     if (!*dir) return TM_FAIL(TM_ERR_DECK, "stage %s needs teacher.path", s->name);
+    par_note(s->name, 0, "load");
     TM_TRY(str_copy(out->weights, sizeof out->weights, dir));
     const char *compute = strcmp(s->teacher.compute, "same") ? s->teacher.compute : s->numerics.compute;
     TM_TRY(par_agree_all(create(r, dir, compute, false, max_positions, &out->m)));

@@ -221,10 +221,24 @@ static void report_process(const struct told *all, int ranks) {
     if (ranks > 1) log_info("memory process used=%.1f MiB on the smallest rank", (double)low / mib);
 }
 
-static enum status report(const struct told *all, int ranks, bool known) {
+/* The same for the report. */
+static void keep_rows(struct stage_run *r, const struct told *t, bool known) {
+    json_t *list = json_array();
+    for (int i = 0; i < t->n; i++) {
+        const struct row *x = &t->row[i];
+        if (!x->planned && !x->used) continue;
+        json_t *row = json_pack("{s:s, s:I}", "class", x->what, "used", (json_int_t)x->used);
+        if (known) json_object_set_new(row, "planned", json_integer(x->planned));
+        json_array_append_new(list, row);
+    }
+    json_object_set_new(json_object_get(r->usage, "memory"), r->now->name, list);
+}
+
+static enum status report(struct stage_run *r, const struct told *all, int ranks, bool known) {
     struct told most = {0};
     struct str planned = {0}, used = {0};
     merge(all, ranks, known, &most);
+    keep_rows(r, &most, known);
     enum status st = print_rows(&most, false, &planned);
     if (st == TM_OK) st = print_rows(&most, true, &used);
     if (st == TM_OK && known) log_info("memory planned:%s bytes on the largest rank", planned.p ? planned.p : "");
@@ -242,7 +256,7 @@ enum status stage_memory_all(struct stage_run *r, const struct stage_plan *plann
     enum status st = par_rank() == 0 ? mem_alloc(&all, (size_t)par_size(), sizeof *all) : TM_OK;
     TM_TRY(par_agree_all(st));
     st = par_gather_bytes(r->grid.world, &mine, sizeof mine, all, 0);
-    if (st == TM_OK && par_rank() == 0) st = report(all, par_size(), planned->known);
+    if (st == TM_OK && par_rank() == 0) st = report(r, all, par_size(), planned->known);
     mem_free(&all);
     return st;
 }

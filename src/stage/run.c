@@ -13,6 +13,7 @@
 #include "ckpt/ckpt.h"
 #include "hub/pretty.h"
 #include "stage/device.h"
+#include "stage/history.h"
 #include "stage/plan.h"
 #include "stage/profile.h"
 #include "stage/report.h"
@@ -113,7 +114,8 @@ static enum status lock_run_dir(struct stage_run *r) {
     json_object_set_new(r->results, "schema", json_integer(1));
     json_object_set_new(r->results, "version", json_string(version_string()));
     json_object_set_new(r->results, "stages", json_object());
-    return r->results ? TM_OK : TM_FAIL(TM_ERR_MEMORY, "out of memory");
+    r->usage = json_pack("{s:{}}", "memory");
+    return r->results && r->usage ? TM_OK : TM_FAIL(TM_ERR_MEMORY, "out of memory");
 }
 
 /* --- stages ----------------------------------------------------------------------------------------------------------------- */
@@ -139,7 +141,10 @@ static enum status run_stages_all(struct stage_run *r) {
             continue;
         }
         struct stage_plan planned;
+        stage_profile_pause(r, true);
         TM_TRY(stage_plan_all(r, s, &planned));
+        stage_profile_pause(r, false);
+        par_phase("start");
         dev_memory_reset(r->dev);
         double begin = clock_seconds();
         TM_TRY(par_agree_all(stage_function(s->kind)(r, s)));
@@ -164,20 +169,24 @@ static enum status run_all(struct stage_run *r) {
     TM_TRY(par_agree_all(stage_device_open(r)));
     TM_TRY(par_watchdog_start(r->deck->limits.deadline_s));
     TM_TRY(stage_device_join_all(r));
+    TM_TRY(stage_profile_begin_all(r));
     log_info("temper %s ranks=%d tp=%d pp=%d dp=%d grid_invariant=%s run=%s", version_string(), par_size(), r->grid.tp,
              r->grid.pp, r->grid.dp, r->invariant ? "yes" : "no", r->deck->run.dir);
     TM_TRY(run_stages_all(r));
-    return r->o.profile ? stage_profile_all(r) : TM_OK;
+    return stage_profile_end_all(r);
 }
 
 enum status stage_run_deck_all(const struct stage_options *o) {
     struct stage_run r = {.o = *o, .lock = -1, .start = clock_seconds()};
     stage_catch_signals();
     enum status st = run_all(&r);
+    stage_history_end(&r, st);
+    stage_profile_free(&r);
     par_watchdog_stop();
     par_grid_destroy(&r.grid);
     dev_close(&r.dev);
     json_decref(r.results);
+    json_decref(r.usage);
     json_decref(r.finished);
     ckpt_unlock_run(&r.lock);
     deck_free(&r.deck);

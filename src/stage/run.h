@@ -33,7 +33,10 @@ struct stage_run {
     int64_t planned_most;    /* bytes of the process by the plans of its stages so far; -1 unknown */
     int lock;                /* of the run directory, on rank 0 */
     double start;            /* clock_seconds() at the start of the process */
+    bool begun;              /* rank 0: the ledger has the line of this start */
+    struct profile *profile; /* NULL without --profile (stage/profile.h) */
     json_t *results;         /* rank 0: what results.json will hold, an object per stage */
+    json_t *usage;           /* rank 0: what usage.json will hold: {"memory": {stage: rows}, "profile": rows} */
     json_t *finished;        /* stages that earlier starts finished: {name: results}; the same on every rank */
 };
 

@@ -11,6 +11,7 @@
 #include "base/str.h"
 #include "base/version.h"
 #include "stage/fingerprint.h"
+#include "stage/history.h"
 #include "stage/plan.h"
 
 enum status stage_meta(const struct quant_model *q, int64_t done, bool finished, json_t **out) {
@@ -129,20 +130,10 @@ static enum status read_finished(struct stage_run *r, const json_t *fingerprint)
     return st;
 }
 
-static enum status note_start(struct stage_run *r, const json_t *fingerprint) {
-    json_t *line = json_object();
-    json_object_set_new(line, "start", json_string(version_string()));
-    json_object_set_new(line, "ranks", json_integer(par_size()));
-    json_object_set_new(line, "grid",
-                        json_pack("{s:i, s:i, s:i}", "tp", r->grid.tp, "pp", r->grid.pp, "dp", r->grid.dp));
-    json_object_set(line, "fingerprint", (json_t *)fingerprint);
-    enum status st = ckpt_ledger_append(r->deck->run.dir, line);
-    json_decref(line);
-    return st;
-}
-
 static enum status forget(const char *dir) {
-    static const char *const names[] = {"ckpt", "ledger.jsonl", "metrics.jsonl", "results.json", "report.html"};
+    static const char *const names[] = {"ckpt",         "ledger.jsonl", "metrics.jsonl",
+                                        "results.json", "report.html",  "usage.json",
+                                        "trace.json"};
     char path[4096];
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         TM_TRY(str_path(path, sizeof path, dir, names[i]));
@@ -166,7 +157,8 @@ static enum status read_history(struct stage_run *r) {
         mem_free(&old);
         if (st == TM_OK) st = read_finished(r, fingerprint);
     }
-    if (st == TM_OK) st = note_start(r, fingerprint);
+    if (st == TM_OK) stage_history_usage(r);
+    if (st == TM_OK) st = stage_history_start(r, fingerprint);
     json_decref(fingerprint);
     return st == TM_OK ? file_write(path, r->deck_text.p, r->deck_text.len) : st;
 }

@@ -57,6 +57,7 @@ static enum status fill_batches(struct train_stepper *s, int64_t step, int64_t *
 static enum status forward(void *context, int i, int slot) {
     struct train_stepper *s = context;
     struct train_tally tally;
+    par_phase("forward");
     TM_TRY(train_pass_forward(s->student, slot, &s->batch[i], s->ce, s->kl));
     TM_TRY(train_pass_tally(s->student, slot, &s->batch[i], &tally));
     if (s->student->grid->tp_rank == 0) /* one rank of the last stage speaks for the micro-batch */
@@ -66,6 +67,7 @@ static enum status forward(void *context, int i, int slot) {
 
 static enum status backward(void *context, int i, int slot) {
     struct train_stepper *s = context;
+    par_phase("backward");
     TM_TRY(train_pass_backward(s->student, slot));
     int group = s->n_local / s->grads.groups;
     return (i + 1) % group == 0 ? optim_grads_push(&s->grads) : TM_OK;
@@ -128,6 +130,7 @@ enum status train_step_all(struct train_stepper *s, int64_t step, struct train_r
     double t = s->student->o.temperature;
     out->loss = s->ce_weight * out->nll + s->kl_weight * t * t * out->kl;
     if (s->gradients_all) TM_TRY(s->gradients_all(s->context, step));
+    par_phase("update");
     return update(s, step, out);
 }
 
