@@ -12,7 +12,7 @@
 #include "stage/cli.h"
 
 static const char *const lines[] = {
-    /* made of src/stage/handbook/ by the Makefile */
+/* made of src/stage/handbook/ by the Makefile */
 #include "stage/handbook_text.inc"
 };
 enum { LINES = sizeof lines / sizeof *lines };

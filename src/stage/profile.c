@@ -61,6 +61,7 @@ static void close_phase(struct profile *p) {
             struct count c = read_counter(p, i), *from = &p->last[i], *to = &x->at[i];
             *to = (struct count){to->calls + c.calls - from->calls, to->seconds + c.seconds - from->seconds,
                                  to->flops + c.flops - from->flops, to->bytes + c.bytes - from->bytes};
+            x->total.flops += c.flops - from->flops;
         }
         trace_add("phase", x->operation, p->began, now);
     }
@@ -109,11 +110,10 @@ enum status stage_profile_begin_all(struct stage_run *r) {
     enum status st = mem_alloc(&p, 1, sizeof *p);
     if (st == TM_OK) r->profile = p;
     if (st == TM_OK) st = mem_alloc(&p->last, (size_t)counters(), sizeof *p->last);
-    if (st == TM_OK) st = stage_timeline_begin();
     TM_TRY(par_agree_all(st));
     p->r = r;
-    TM_TRY(par_barrier(r->grid.world));
-    stage_timeline_zero(clock_seconds()); /* hosts' clocks begin anywhere: all leave the barrier at about one time */
+    TM_TRY(par_barrier(r->grid.world)); /* hosts' clocks begin anywhere: all leave it at about one time */
+    TM_TRY(par_agree_all(stage_timeline_begin()));
     close_phase(p);
     par_on_note(changed, p);
     return TM_OK;

@@ -220,26 +220,24 @@ static void profile_table(const json_t *rows, bool ops, double total, struct rep
         "<th class=\"n\">most<span>s</span></th><th class=\"n\">imbalance</th><th class=\"n\">GFLOP/s</th>"
         "<th class=\"n\">GB/s</th><th>share</th></tr></thead><tbody>\n",
         ops ? "<th>operation</th>" : "");
-    json_array_foreach((json_t *)(uintptr_t)rows, i, row) if ((*text_of(row, "op") != 0) == ops)
-        profile_row(row, ops, total, o);
+    json_array_foreach((json_t *)(uintptr_t)rows, i, row) {
+        bool shown = json_number_value(json_object_get(row, "max_s")) >= 0.0005; /* else it would be all zeros */
+        if (shown && (*text_of(row, "op") != 0) == ops) profile_row(row, ops, total, o);
+    }
     report_printf(o, "</tbody></table></div>\n");
 }
 
 void report_profile(const struct stage_run *r, struct report_out *o) {
     const json_t *rows = json_object_get(r->usage, "profile");
     double total = 0;
-    size_t i, n = 0;
+    size_t i;
     json_t *row;
     if (!json_array_size(rows)) return;
-    json_array_foreach((json_t *)(uintptr_t)rows, i, row) {
-        if (*text_of(row, "op"))
-            n++;
-        else
-            total += json_number_value(json_object_get(row, "mean_s"));
-    }
+    json_array_foreach((json_t *)(uintptr_t)rows, i, row) if (!*text_of(row, "op")) total +=
+        json_number_value(json_object_get(row, "mean_s"));
     report_printf(o, "<section><h2>Where the time went <span>over ranks; imbalance = most / mean</span></h2>\n");
     profile_table(rows, false, total, o);
-    report_printf(o, "<details><summary>operations and collectives inside the phases, %zu rows</summary>\n", n);
+    report_printf(o, "<details><summary>operations and collectives inside the phases</summary>\n");
     profile_table(rows, true, total, o);
     report_printf(
         o,

@@ -131,9 +131,8 @@ static enum status read_finished(struct stage_run *r, const json_t *fingerprint)
 }
 
 static enum status forget(const char *dir) {
-    static const char *const names[] = {"ckpt",         "ledger.jsonl", "metrics.jsonl",
-                                        "results.json", "report.html",  "usage.json",
-                                        "trace.json"};
+    static const char *const names[] = {"ckpt",        "ledger.jsonl", "metrics.jsonl", "results.json",
+                                        "report.html", "usage.json",   "trace.json"};
     char path[4096];
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         TM_TRY(str_path(path, sizeof path, dir, names[i]));

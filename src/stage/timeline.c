@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -19,10 +20,9 @@ static double zero_; /* of this process, as what is recorded */
 
 enum status stage_timeline_begin(void) {
     int64_t share = SPANS / par_size();
+    zero_ = clock_seconds();
     return trace_start(share > SPANS_RANK ? SPANS_RANK : share < SPANS_LEAST ? SPANS_LEAST : share);
 }
-
-void stage_timeline_zero(double now) { zero_ = now; }
 
 /* "rank 3: tp 1 pp 0 dp 1 on node7", and what was left out. */
 static enum status name_rank(const struct par_grid *g, struct str *out) {

@@ -3,9 +3,7 @@
 
 #include "stage/run.h"
 
-/* Begin to record, with room for a rank's share of what a browser can show. Local. Errors: MEMORY. */
+/* Begin to record, with room for a rank's share of what a browser can show; now is zero on this rank's line. Local. Errors: MEMORY. */
 enum status stage_timeline_begin(void);
-/* What clock_seconds() says now is zero on this rank's line. Local. */
-void stage_timeline_zero(double now);
 /* Write run.dir/trace.json. Collective over the world. Errors: IO, MEMORY, COMM. */
 enum status stage_timeline_write_all(struct stage_run *r);
