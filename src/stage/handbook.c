@@ -1,6 +1,7 @@
 /* The manuals' text: chapters read into pieces, and the tables that the program knows. */
 #include "stage/handbook.h"
 
+#include <ctype.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -58,12 +59,12 @@ static enum status deck_row(void *context, const struct deck_doc *d) {
     if (!*d->name) {
         x->open = false;
         give_text(x->r, BOOK_SECTION, *d->group ? d->group : "The deck itself");
-        st = str_printf(&about, "%s.", d->doc);
+        st = str_printf(&about, "%c%s.", toupper((unsigned char)*d->doc), *d->doc ? d->doc + 1 : "");
         if (st == TM_OK) give_text(x->r, BOOK_TEXT, about.p);
         str_free(&about);
         return st;
     }
-    if (!x->open) ROW(x->r, BOOK_HEAD, "key", "takes", "default", "resume", "what it says");
+    if (!x->open) ROW(x->r, BOOK_HEAD, "key", "takes", "default", "resume", "meaning");
     x->open = true;
     st = str_printf(&takes, "%s%s%s%s", d->takes, *d->unit ? " [" : "", d->unit, *d->unit ? "]" : "");
     if (st == TM_OK) st = str_printf(&fallback, *d->fallback ? "`%s`" : "required%s", d->fallback);
@@ -109,7 +110,8 @@ static enum status put_formats(const struct reader *r) {
 }
 
 static enum status put_pairs(const struct reader *r) {
-#define ALGO(weights, inputs, algo, groups, size, awq) ROW(r, BOOK_ROW, #weights, #inputs, algo);
+#define ALGO(weights, inputs, algo, groups, size, awq) \
+    ROW(r, BOOK_ROW, #weights, strcmp(#inputs, "NONE") ? #inputs : "-", algo);
     ROW(r, BOOK_HEAD, "weights", "inputs", "quant_algo of the export");
 #include "quant/algo.def"
 #undef ALGO

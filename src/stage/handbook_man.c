@@ -1,5 +1,6 @@
 /* The man page: the same chapters as roff for man(1). */
 #include <ctype.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/version.h"
@@ -7,8 +8,9 @@
 
 struct man {
     struct report_out *o;
-    bool web;            /* in a chapter that is not for the page */
-    enum book_kind last; /* after a heading a paragraph needs no request of its own */
+    bool web;                  /* in a chapter that is not for the page */
+    enum book_kind last;       /* after a heading a paragraph needs no request of its own */
+    char head[BOOK_CELLS][32]; /* of the table */
 };
 
 /* One piece of text: what roff would take for a request or an escape is escaped. */
@@ -26,7 +28,7 @@ static void plain(struct report_out *o, const char *s, size_t n, bool line_start
 }
 
 /* Text with `code`, in bold. */
-static void text(struct report_out *o, const char *s) {
+static void words(struct report_out *o, const char *s) {
     bool code = false, start = true;
     for (const char *end; (end = strchr(s, '`')) != NULL; s = end + 1) {
         plain(o, s, (size_t)(end - s), start);
@@ -35,23 +37,32 @@ static void text(struct report_out *o, const char *s) {
         report_printf(o, code ? "\\fB" : "\\fR");
     }
     plain(o, s, strlen(s), start);
+}
+
+static void text(struct report_out *o, const char *s) {
+    words(o, s);
     report_printf(o, "\n");
 }
 
-/* A row: its first cell hangs, the others follow. */
-static void row(struct report_out *o, const struct book_piece *x) {
+/* A row: its first cell hangs, the others follow; in wide tables with the names of their columns, but for the meaning. */
+static void row(const struct man *m, const struct book_piece *x) {
+    struct report_out *o = m->o;
     bool any = false;
     report_printf(o, ".TP\n\\fB");
     for (const char *c = x->cell[0]; *c; c++)
         if (*c != '`') plain(o, c, 1, c == x->cell[0]);
     report_printf(o, "\\fR\n");
     for (int i = 1; i < x->n; i++) {
+        bool named = x->n > 3 && strcmp(m->head[i], "meaning") != 0;
         if (!*x->cell[i]) continue;
-        if (any) report_printf(o, ".br\n");
-        text(o, x->cell[i]);
+        if (named)
+            report_printf(o, any ? "; %s: " : "%s: ", m->head[i]);
+        else if (any)
+            report_printf(o, "\n.br\n");
+        words(o, x->cell[i]);
         any = true;
     }
-    if (!any) report_printf(o, "\\&\n");
+    report_printf(o, any ? "\n" : "\\&\n");
 }
 
 static void piece(void *context, const struct book_piece *x) {
@@ -84,8 +95,10 @@ static void piece(void *context, const struct book_piece *x) {
         plain(o, x->text, strlen(x->text), true);
         report_printf(o, "\n.fi\n.RE\n");
         break;
-    case BOOK_ROW: row(o, x); break;
-    case BOOK_HEAD: /* the rows hang by themselves */
+    case BOOK_HEAD:
+        for (int i = 0; i < x->n; i++) snprintf(m->head[i], sizeof m->head[i], "%s", x->cell[i]);
+        break;
+    case BOOK_ROW: row(m, x); break;
     case BOOK_END: break;
     }
 }
