@@ -73,7 +73,7 @@ check "every heading has one anchor, and the contents lead to all" diff "$dir/li
 check "  no anchor twice" test -z "$(uniq -d "$dir/anchors")"
 check "nothing from elsewhere" test -z "$(grep -oE '(src|href)="[^#"][^"]*"|url\(|@import|<script' "$book")"
 for tag in table tr td pre ul li p code section main nav h1 h2; do
-    check "<$tag> is closed" test "$(grep -oE "<$tag[ >]" "$book" | wc -l)" = "$(grep -o "</$tag>" "$book" | wc -l)"
+    check "<$tag> is closed" test "$(grep -oE "<${tag}[ >]" "$book" | wc -l)" = "$(grep -o "</$tag>" "$book" | wc -l)"
 done
 check "no chapter is empty" test "$(grep -c '<h1' "$book")" -ge 10
 

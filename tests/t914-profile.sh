@@ -67,9 +67,21 @@ PY
     check "  and the page has both" grep -q "Where the time went" "$dir/p$np/report.html"
 done
 
+# the handbook knows every file that a run leaves (but those that the deck names) and every result
+"$TEMPER" --handbook >"$dir/book"
+in_book() { # in_book: each line of standard input stands there as code
+    local bad=0 w
+    while IFS= read -r w; do grep -qF -- "<code>$w</code>" "$dir/book" || { echo "missing: $w"; bad=1; }; done
+    return $bad
+}
+check "files of a run are in the handbook" in_book < <(find "$dir/p4" -mindepth 1 -maxdepth 1 -type f ! -name '*.safetensors' -printf '%f\n' |
+    sed 's/ptq/\&lt;name\&gt;/')
+check "results too" in_book < <(sed -nE 's/^[a-z]+\.([a-z_]+) = .*/\1/p' "$dir/out" | sort -u)
+check "  which are many" test "$(sed -nE 's/^[a-z]+\.([a-z_]+) = .*/\1/p' "$dir/out" | sort -u | wc -l)" -ge 12
+
 # a history: a stop, a kill inside a checkpoint, a failure, an end
 start() { ends "$1" "$2" "$decks/tiny.cfg" --set run.dir="$dir/h" "${words[@]}" --set checkpoint.every=1 "${@:3}"; }
-TEMPER_FAULT=stop:qad:*:3 check "a start that is stopped" start 75 1
+TEMPER_FAULT="stop:qad:*:3" check "a start that is stopped" start 75 1
 killed() { TEMPER_FAULT=ckpt:die-write:0:2 temper 2 "$decks/tiny.cfg" --set run.dir="$dir/h" "${words[@]}" --set checkpoint.every=1; [ $? -ne 0 ]; }
 check "one that is killed inside a checkpoint" killed
 TEMPER_FAULT=train:data:0:2 SLURM_JOB_ID=4711 check "one that fails" start 3 2
