@@ -54,7 +54,7 @@ static void history(void) {
     is_str(s.v[3].to, "q-a-d step 50", "the fourth came no further");
     report_starts(&s, &o);
     must(o.st);
-    has(o.text.p, "<td>n&lt;1&gt;</td><td>77</td>");
+    has(o.text.p, "<td>n&lt;1&gt;<small>job 77</small></td>");
     has(o.text.p, "killed or lost: it wrote no end; last heard of at 2026-11-21 10:02:00");
     has(o.text.p, "stopped by the STOP file");
     has(o.text.p, "<td class=\"n\">31.2 s</td>");

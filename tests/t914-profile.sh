@@ -94,13 +94,13 @@ body = re.search(r"<h2>Starts.*?<tbody>(.*?)</tbody>", page, re.S).group(1)
 rows = [[re.sub("<[^>]*>", "", c) for c in re.findall(r"<td[^>]*>(.*?)</td>", r, re.S)] for r in re.findall(r"<tr>(.*?)</tr>", body, re.S)]
 for r in rows: print(r)
 assert len(rows) == 4
-where = [(r[7], r[8]) for r in rows]
+where = [(r[5], r[6]) for r in rows]
 assert where[0] == ("the beginning", "qad step 1"), where
 assert where[1] == ("qad step 1", "qad step 1"), where
 assert where[2] == ("qad step 1", "qad step 2"), where
 assert where[3] == ("qad step 2", "all of export"), where
-assert "stopped" in rows[0][9] and "killed or lost" in rows[1][9] and "train:data" in rows[2][9] and rows[3][9] == "done"
-assert rows[2][4] == "4711" and rows[3][5] == "4" and "tp 2" in rows[3][6] and rows[1][2] == "" and rows[3][2].endswith(" s")
+assert rows[0][7] == "stage qad stopped after step 1 of 4" and "killed or lost" in rows[1][7] and "train:data" in rows[2][7] and rows[3][7] == "done"
+assert rows[2][3].endswith("job 4711") and rows[3][4].startswith("4tp 2") and rows[1][2] == "" and rows[3][2].endswith(" s")
 PY
 check "memory by class is on the page for every stage" test "$(grep -c '<h2>Memory' "$dir/h/report.html")" = 1
 finish

@@ -82,13 +82,14 @@ static void duration(double s, char out[32]) {
         snprintf(out, 32, "%ld h %02ld min", t / 3600, t / 60 % 60);
 }
 
-/* Why it ended. A start that wrote no end was killed, unless it is the one that writes this page. */
+/* Why it ended, up to what a stop adds for the log. A start that wrote no end was killed, unless it is the one that writes this page. */
 static void ending(const struct start *s, bool last, struct report_out *o) {
+    const char *why = *s->why ? s->why : s->end;
     report_printf(o, "<td class=\"wrap\">");
     if (!strcmp(s->end, "OK"))
         report_printf(o, "done");
     else if (*s->end)
-        report_escaped(o, *s->why ? s->why : s->end);
+        report_escaped_n(o, why, strcmp(s->end, "STOPPED") ? strlen(why) : strcspn(why, ";"));
     else if (last)
         report_printf(o, "running");
     else
@@ -96,21 +97,28 @@ static void ending(const struct start *s, bool last, struct report_out *o) {
     report_printf(o, "</td>");
 }
 
+static void where(const struct start *s, struct report_out *o) {
+    report_printf(o, "<td>");
+    report_escaped(o, s->host);
+    if (*s->job) report_printf(o, "<small>job ");
+    if (*s->job) report_escaped(o, s->job);
+    report_printf(o, *s->job ? "</small></td>" : "</td>");
+}
+
 void report_starts(const struct starts *s, struct report_out *o) {
     if (!s->n) return;
     report_printf(
         o,
         "<section><h2>Starts <span>times in UTC</span></h2>\n<div class=\"scroll\"><table class=\"dense\"><thead><tr>"
-        "<th class=\"n\">#</th><th>began</th><th class=\"n\">for</th><th>host</th><th>job</th>"
-        "<th class=\"n\">ranks</th><th>grid</th><th>went from</th><th>to</th><th>ended</th></tr></thead><tbody>\n");
+        "<th class=\"n\">#</th><th>began</th><th class=\"n\">for</th><th>on</th><th class=\"n\">ranks</th>"
+        "<th>went from</th><th>to</th><th>ended</th></tr></thead><tbody>\n");
     for (size_t i = 0; i < s->n; i++) {
         const struct start *x = &s->v[i];
         char text[32];
         duration(x->seconds, text);
         report_printf(o, "<tr><td class=\"n\">%zu</td><td>%s</td><td class=\"n\">%s</td>", i + 1, x->when, text);
-        cell(o, x->host);
-        cell(o, x->job);
-        report_printf(o, "<td class=\"n\">%lld</td><td>%s</td>", (long long)x->ranks, x->grid);
+        where(x, o);
+        report_printf(o, "<td class=\"n\">%lld<small>%s</small></td>", (long long)x->ranks, x->grid);
         cell(o, x->from);
         cell(o, x->to);
         ending(x, i + 1 == s->n, o);
@@ -205,7 +213,7 @@ static void profile_row(const json_t *row, bool ops, double total, struct report
     number_cell(row, "max_s", "%.3f", o);
     number_cell(row, "imbalance", "%.2f", o);
     number_cell(row, "gflops", "%.1f", o);
-    number_cell(row, "gbytes_s", "%.2f", o);
+    if (ops) number_cell(row, "gbytes_s", "%.2f", o);
     double share = total > 0 ? 100 * json_number_value(json_object_get(row, "mean_s")) / total : 0;
     report_printf(o, "<td class=\"share\"><div class=\"bar\"><i style=\"width:%.1f%%\"></i></div></td></tr>\n", share);
 }
@@ -218,8 +226,8 @@ static void profile_table(const json_t *rows, bool ops, double total, struct rep
         "<div class=\"scroll\"><table class=\"dense\"><thead><tr><th>stage</th><th>phase</th>%s<th class=\"n\">calls"
         "</th><th class=\"n\">least<span>s</span></th><th class=\"n\">mean<span>s</span></th>"
         "<th class=\"n\">most<span>s</span></th><th class=\"n\">imbalance</th><th class=\"n\">GFLOP/s</th>"
-        "<th class=\"n\">GB/s</th><th>share</th></tr></thead><tbody>\n",
-        ops ? "<th>operation</th>" : "");
+        "%s<th>share</th></tr></thead><tbody>\n",
+        ops ? "<th>operation</th>" : "", ops ? "<th class=\"n\">GB/s</th>" : "");
     json_array_foreach((json_t *)(uintptr_t)rows, i, row) {
         bool shown = json_number_value(json_object_get(row, "max_s")) >= 0.0005; /* else it would be all zeros */
         if (shown && (*text_of(row, "op") != 0) == ops) profile_row(row, ops, total, o);
