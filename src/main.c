@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "par/par.h"
 #include "stage/cli.h"
+#include "stage/measure.h"
 #include "stage/run.h"
 
 int main(int argc, char **argv) {
@@ -21,7 +22,7 @@ int main(int argc, char **argv) {
         return (int)st;
     }
     log_set_rank(par_rank());
-    st = stage_run_deck_all(&o);
+    st = o.probe ? stage_measure_all(&o) : stage_run_deck_all(&o);
     if (st == TM_STOPPED)
         log_warn("%s", status_message());
     else if (st != TM_OK && par_rank() == 0)

@@ -99,7 +99,7 @@ void deck_free(struct deck **deck);
  * from this text gives the same text again, from any folder. Rank 0 sends it to the other ranks and writes it to the run. */
 enum status deck_echo(const struct deck *deck, struct str *out);
 
-/* Append help: all keys (key NULL), or those of a group ("optim"), a key ("optim.lr"), or a key's bare name ("lr").
+/* Append help: all keys (key NULL), or those of a group ("optim"), a key ("optim.lr"), or a key's bare name ("lr"); "machine": the keys of machine files.
  * Errors: DECK (no such key; the message has the nearest). */
 enum status deck_help(const char *key, struct str *out);
 

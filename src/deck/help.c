@@ -105,6 +105,7 @@ static enum status ask_table(struct question *q, const struct table *t, const ch
 
 enum status deck_help(const char *key, struct str *out) {
     if (!key) return help_table(deck_table_top(), "", out);
+    if (!strcmp(key, "machine")) return help_table(deck_table_machine(), "machine", out);
     struct question q = {.key = key, .out = out, .best = 1 << 20};
     TM_TRY(ask_table(&q, deck_table_top(), ""));
     if (q.found) return TM_OK;

@@ -91,6 +91,7 @@ void dev_close(struct dev **d) {
 
 enum dev_backend dev_backend(const struct dev *d) { return d->backend; }
 int dev_device(const struct dev *d) { return d->device; }
+int dev_threads(const struct dev *d) { return d->threads; }
 const char *dev_describe(const struct dev *d) { return d->describe; }
 
 enum status dev_alloc(struct dev *d, const char *what, size_t bytes, dptr *out) {
@@ -179,6 +180,7 @@ static double ops_gemm_k(const struct gemm_args *a) {
 
 static enum status count(struct dev *d, int op, double flops, double bytes, double began, enum status st) {
     struct dev_counter *c = &d->counter[op];
+    if (d->tell) d->tell(d->tell_context, op, flops, bytes);
     if (d->profile && st == TM_OK && d->table->sync) { /* what is queued has taken no time yet */
         st = d->table->sync(d);
         if (st != TM_OK) status_context(st, "operation %s: ", d->counter[op].name);
@@ -208,6 +210,10 @@ int dev_op_count(void) { return OP_COUNT; }
 const char *dev_op_name(int op) { return op >= 0 && op < OP_COUNT ? op_names[op] : "?"; }
 struct dev_counter dev_counter(const struct dev *d, int op) {
     return op >= 0 && op < OP_COUNT ? d->counter[op] : (struct dev_counter){.name = "?"};
+}
+void dev_listen(struct dev *d, dev_listener tell, void *context) {
+    d->tell = tell;
+    d->tell_context = context;
 }
 void dev_counters_reset(struct dev *d) {
     for (int i = 0; i < OP_COUNT; i++) d->counter[i] = (struct dev_counter){.name = op_names[i]};

@@ -33,6 +33,7 @@ enum dev_backend dev_backend(const struct dev *d);
 enum dev_backend
 dev_backend_named(const char *name);           /* "host", "guard", "plan", "cuda"; NULL or another word: DEV_HOST */
 int dev_device(const struct dev *d);           /* cuda: its number; else 0 */
+int dev_threads(const struct dev *d);          /* OpenMP threads that its operations use */
 const char *dev_describe(const struct dev *d); /* one line for the log: backend, kernel, threads, which GEMM serves */
 
 /* Memory. Zero-filled. `what` names the class in messages and in the plan (weights, gradients, optimizer, activations, ...). */
@@ -67,6 +68,9 @@ int dev_op_count(void);
 const char *dev_op_name(int op);
 struct dev_counter dev_counter(const struct dev *d, int op);
 void dev_counters_reset(struct dev *d);
+/* Every operation from now on is told with its FLOPs and bytes: a plan's record of what a rank does. tell NULL: to nobody. */
+typedef void (*dev_listener)(void *context, int op, double flops, double bytes);
+void dev_listen(struct dev *d, dev_listener tell, void *context);
 
 /* The operations: enum status dev_<op>(struct dev *d, const struct <op>_args *a). They may return before the work is done
  * (errors of a device then come at dev_sync). */

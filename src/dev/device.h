@@ -65,6 +65,8 @@ struct dev {
     char address[32]; /* on the PCI bus */
     uint64_t next;    /* plan: the next address */
     struct dev_counter counter[OP_COUNT];
+    dev_listener tell; /* NULL: nobody */
+    void *tell_context;
     char describe[256];
 };
 

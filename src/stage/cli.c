@@ -18,12 +18,14 @@ static const char usage[] =
     "usage: temper DECK [--set stage.key=value]... [--sweep-point I] [--resume auto|never] [--allow-mismatch "
     "KEY]... [--profile]\n"
     "       temper DECK --check | --sweep-count\n"
-    "       temper DECK --plan [--as-ranks N] [--rate GFLOPS]\n"
+    "       temper DECK --plan [--as-ranks N] [--machine FILE [--simulate] [--suggest] | --rate GFLOPS]\n"
+    "       temper --probe [--out FILE]\n"
     "       temper --help-deck [KEY] | --list formats|families|stages|ops|status | --version | --help\n"
     "       temper --inspect PATH | --hash PATH | --verify-export DIR\n";
 
 struct command {
-    const char *check, *plan, *as_ranks, *rate, *sweep_count, *help_deck, *list, *inspect, *hash, *verify;
+    const char *check, *plan, *as_ranks, *rate, *machine, *simulate, *suggest, *sweep_count, *help_deck, *list,
+        *inspect, *hash, *verify;
     bool version, help;
 };
 
@@ -44,8 +46,12 @@ static enum status parse(int argc, char **argv, struct stage_options *o, struct 
         {"--plan", FLAG, &c->plan, NULL, NULL},
         {"--as-ranks", VALUE, &c->as_ranks, NULL, NULL},
         {"--rate", VALUE, &c->rate, NULL, NULL},
+        {"--machine", VALUE, &c->machine, NULL, NULL},
+        {"--simulate", FLAG, &c->simulate, NULL, NULL},
+        {"--suggest", FLAG, &c->suggest, NULL, NULL},
         {"--sweep-count", FLAG, &c->sweep_count, NULL, NULL},
         {"--help-deck", OPTIONAL, &c->help_deck, NULL, NULL},
+        {"--out", VALUE, &o->out, NULL, NULL},
         {"--list", VALUE, &c->list, NULL, NULL},
         {"--inspect", VALUE, &c->inspect, NULL, NULL},
         {"--hash", VALUE, &c->hash, NULL, NULL},
@@ -72,6 +78,8 @@ static enum status parse(int argc, char **argv, struct stage_options *o, struct 
         if (known) continue;
         if (!strcmp(a, "--profile"))
             o->profile = true;
+        else if (!strcmp(a, "--probe"))
+            o->probe = true;
         else if (!strcmp(a, "--version"))
             c->version = true;
         else if (!strcmp(a, "--help"))
@@ -106,7 +114,11 @@ static enum status plan_deck(const struct stage_options *o, const struct command
         return TM_FAIL(TM_ERR_DECK, "--as-ranks %s: expected a number of ranks", c->as_ranks);
     if (*rate_end || (c->rate && !(rate > 0 && rate < 1e12)))
         return TM_FAIL(TM_ERR_DECK, "--rate %s: expected GFLOP/s of one rank, above 0", c->rate);
-    enum status st = stage_plan_print(o, d, ranks, rate, &text);
+    if (!c->machine && (c->simulate || c->suggest))
+        return TM_FAIL(TM_ERR_DECK, "%s needs --machine FILE (inputs/machines/, or what temper --probe writes)",
+                       c->simulate ? c->simulate : c->suggest);
+    struct stage_plan_ask ask = {ranks, rate, c->machine, c->simulate != NULL, c->suggest != NULL};
+    enum status st = stage_plan_print(o, d, &ask, &text);
     if (text.len) printf("%s", text.p);
     str_free(&text);
     return st;
@@ -140,8 +152,16 @@ static enum status run_command(const struct stage_options *o, const struct comma
     if (c->inspect) return print(ckpt_inspect(c->inspect, &s), &s);
     if (c->verify) return print(stage_verify_export(c->verify, &s), &s);
     if (c->hash) return print(stage_hash(c->hash, &s), &s);
+    if (o->out && !o->probe) return TM_FAIL(TM_ERR_DECK, "--out goes with --probe\n%s", usage);
+    if (o->probe && o->deck_path) return TM_FAIL(TM_ERR_DECK, "--probe takes no deck\n%s", usage);
+    *finished = false;
+    if (o->probe) return TM_OK;
+    *finished = true;
     if (!o->deck_path) return TM_FAIL(TM_ERR_DECK, "no deck\n%s", usage);
-    if (c->as_ranks && !c->plan) return TM_FAIL(TM_ERR_DECK, "--as-ranks goes with --plan\n%s", usage);
+    const char *of_plan[] = {c->as_ranks ? "--as-ranks" : NULL, c->machine ? "--machine" : NULL, c->simulate,
+                             c->suggest};
+    for (size_t i = 0; i < sizeof of_plan / sizeof *of_plan; i++)
+        if (of_plan[i] && !c->plan) return TM_FAIL(TM_ERR_DECK, "%s goes with --plan\n%s", of_plan[i], usage);
     if (c->check || c->sweep_count || c->plan) return read_deck(o, c);
     *finished = false;
     return TM_OK;

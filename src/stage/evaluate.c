@@ -82,7 +82,7 @@ static enum status report(struct eval *e, const struct train_tally *t) {
 static int64_t samples(const struct eval *e) { return e->r->plan ? e->micro * e->r->grid.dp : e->rows; }
 static void plan_rounds(const struct eval *e) {
     double n = (double)size_ceil_div(e->rows, e->micro) / e->r->grid.dp;
-    stage_plan_rounds(e->r, "micro-batch on every replica", n, (int64_t)n);
+    stage_plan_rounds(e->r, "micro-batch on every replica", n, 1); /* agreed one by one: nothing overlaps */
 }
 
 /* So many rounds of micro-batches were run. */

@@ -205,9 +205,10 @@ static enum status write_all(struct export *e) {
     if (st == TM_OK) st = make_plan(e);
     if (st == TM_OK) st = refuse_source(e);
     TM_TRY(par_agree_all(st));
-    if (e->r->plan) return stage_plan_exported(e->r, e->plan);
+    if (e->r->plan) return stage_plan_exported(e->r, e->model.m, e->plan);
     TM_TRY(write_weights_all(e, dir));
     TM_TRY(par_agree_all(write_companions(e, dir)));
+    e->r->spent[STAGE_SPENT_EXPORT] += clock_seconds() - begin;
     for (size_t i = 0; i < e->pack->n; i++) bytes += e->pack->tensors[i].rows * e->pack->tensors[i].row_bytes;
     log_info("exported bytes=%lld seconds=%.3f path=%s", (long long)bytes, clock_seconds() - begin, dir);
     TM_TRY(stage_result(e->r, e->s, "bytes", (double)bytes, "bytes"));

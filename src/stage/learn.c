@@ -307,7 +307,7 @@ static enum status plan_all(struct learn *l) {
                                                    .micro = s->batch.micro,
                                                    .samples = s->batch.micro * dp},
                               &none));
-        stage_plan_rounds(l->r, "", (double)(size_ceil_div(s->steps, s->eval_every) * each) / (double)dp, each / dp);
+        stage_plan_rounds(l->r, "", (double)(size_ceil_div(s->steps, s->eval_every) * each) / (double)dp, 1);
     }
     return save_all(l, true);
 }

@@ -12,6 +12,7 @@
 #include "base/mem.h"
 #include "base/size.h"
 #include "ckpt/table.h"
+#include "stage/trace.h"
 
 /* --- planning ----------------------------------------------------------------------------------------------------------------- */
 static void keep_memory(struct stage_plan *p, const struct dev *d) {
@@ -28,14 +29,16 @@ static enum status check_limit(const struct deck_stage *s, const struct dev *d) 
 static enum status begin(const struct stage_run *of, const struct deck_stage *s, const struct par_grid *place,
                          struct stage_plan *out, struct stage_run *r) {
     *out = (struct stage_plan){.known = s->kind != DECK_KIND_convert};
-    *r = (struct stage_run){.o = of->o, .deck = of->deck, .invariant = of->invariant, .plan = out, .lock = -1};
+    *r = (struct stage_run){
+        .o = of->o, .deck = of->deck, .invariant = of->invariant, .plan = out, .trace = of->trace, .lock = -1};
     r->grid = *place;
     r->grid.world = r->grid.tp_group = r->grid.dp_group = r->grid.pp_group = r->grid.model_group = NULL;
     mem_high_reset();
     out->host = mem_bytes();
     fault_suspend(true);
     log_hold(true); /* the run will say it */
-    return dev_open(&(struct dev_options){.backend = DEV_PLAN, .threads = 1, .invariant = of->invariant}, &r->dev);
+    TM_TRY(dev_open(&(struct dev_options){.backend = DEV_PLAN, .threads = 1, .invariant = of->invariant}, &r->dev));
+    return r->trace ? trace_begin(r->trace, r->dev, &r->grid) : TM_OK;
 }
 
 static enum status finish(struct stage_run *r, const struct deck_stage *s, enum status st) {
@@ -43,6 +46,9 @@ static enum status finish(struct stage_run *r, const struct deck_stage *s, enum 
     fault_suspend(false);
     r->plan->host = mem_high_water() - r->plan->host;
     if (r->dev) keep_memory(r->plan, r->dev);
+    if (r->trace) trace_span_end(r->trace, 1, false);
+    if (r->trace && st == TM_OK) st = r->trace->status;
+    par_grid_destroy(&r->grid);
     dev_close(&r->dev);
     return st == TM_OK ? st : status_context(st, "plan of stage %s: ", s->name);
 }
@@ -65,6 +71,7 @@ enum status stage_plan_all(const struct stage_run *of, const struct deck_stage *
 
 void stage_plan_begin(struct stage_run *r) {
     if (r->plan) dev_counters_reset(r->dev);
+    if (r->trace) trace_span_end(r->trace, 1, false);
 }
 
 void stage_plan_rounds(struct stage_run *r, const char *round, double rounds, int64_t fill) {
@@ -75,6 +82,7 @@ void stage_plan_rounds(struct stage_run *r, const char *round, double rounds, in
     p->flops += flops * rounds;
     p->flops_busiest += flops * ceil(rounds);
     dev_counters_reset(r->dev);
+    if (r->trace) trace_span_end(r->trace, ceil(rounds), true);
     if (p->round) return; /* a second loop */
     p->round = round;
     p->rounds = rounds;
@@ -95,6 +103,20 @@ void stage_plan_model(struct stage_run *r, const struct model *m) {
         }
 }
 
+static double elements(const struct model *m, bool whole) {
+    double n = 0;
+    for (int i = 0; i < m->n_params; i++) {
+        struct tensor_box all = tensor_box_whole(m->param[i].desc.rank, m->param[i].desc.shape);
+        n += (double)tensor_box_elems(whole ? &all : &m->param[i].desc.box);
+    }
+    return n;
+}
+
+void stage_plan_loaded(struct stage_run *r, const struct model *m, enum stage_source from) {
+    r->plan->loaded[from] += elements(m, false);
+    r->plan->loads++;
+}
+
 enum status stage_plan_saved(struct stage_run *r, const struct ckpt_tensor *list, size_t n) {
     for (size_t i = 0; i < n; i++) {
         struct tensor_box whole = tensor_box_whole(list[i].desc.rank, list[i].desc.shape);
@@ -106,7 +128,8 @@ enum status stage_plan_saved(struct stage_run *r, const struct ckpt_tensor *list
     return TM_OK;
 }
 
-enum status stage_plan_exported(struct stage_run *r, const struct hub_plan *plan) {
+enum status stage_plan_exported(struct stage_run *r, const struct model *m, const struct hub_plan *plan) {
+    r->plan->elements = elements(m, true);
     for (int i = 0; i < plan->files_n; i++) r->plan->export_bytes += plan->files[i].bytes;
     r->plan->export_files = plan->files_n;
     return TM_OK;

@@ -10,6 +10,8 @@
 #include "stage/run.h"
 
 enum { STAGE_CLASSES = 24 };
+/* Where a model's weights come from. */
+enum stage_source { STAGE_FROM_HUB, STAGE_FROM_CKPT, STAGE_DRAWN, STAGE_SOURCES };
 
 /* What one rank needs for one stage. */
 struct stage_plan {
@@ -23,14 +25,17 @@ struct stage_plan {
     double flops_round;   /* FLOPs of this rank in one */
     double flops;         /* and in all rounds */
     double flops_busiest; /* of the data-parallel rank with most rounds */
-    int64_t fill;         /* micro-batches between two moments in which the pipeline is empty */
-    int64_t saved_bytes;  /* of a checkpoint, all ranks together */
+    double loaded[STAGE_SOURCES]; /* elements of weights that this rank loads, student and teacher */
+    int loads;                    /* models that it loads */
+    double elements;              /* of the exported model, all ranks together */
+    int64_t fill;                 /* micro-batches between two moments in which the pipeline is empty */
+    int64_t saved_bytes;          /* of a checkpoint, all ranks together */
     int64_t export_bytes;
     int64_t export_files;
 };
 
-/* Plan a stage as the rank at `place` (its groups are not used) of a deck's run; nothing of `of` but the deck, the options and `invariant` is
- * read. Local, in a process without MPI. Errors: those of the stage's set-up. */
+/* Plan a stage as the rank at `place` (its groups are not used) of a deck's run; nothing of `of` but the deck, the options, `invariant` and
+ * `trace` is read. With a trace, host memory holds the trace too: plan once more without one for `host`. Local, in a process without MPI. Errors: those of the stage's set-up. */
 enum status stage_plan(const struct stage_run *of, const struct deck_stage *s, const struct par_grid *place,
                        struct stage_plan *out);
 /* The same on every rank of a run, as itself, before the stage. Collective over the world. Errors: also MEMORY, when a rank needs more than
@@ -48,13 +53,21 @@ enum status stage_memory_all(struct stage_run *r, const struct stage_plan *plann
 void stage_plan_begin(struct stage_run *r);
 void stage_plan_rounds(struct stage_run *r, const char *round, double rounds, int64_t fill);
 void stage_plan_model(struct stage_run *r, const struct model *m); /* a model was made */
+void stage_plan_loaded(struct stage_run *r, const struct model *m, enum stage_source from);
 enum status stage_plan_saved(struct stage_run *r, const struct ckpt_tensor *list, size_t n);
-enum status stage_plan_exported(struct stage_run *r, const struct hub_plan *plan);
+enum status stage_plan_exported(struct stage_run *r, const struct model *m, const struct hub_plan *plan);
 /* The deck alone says how long the rows are and (count) how many: the data need not be opened. */
 bool stage_plan_knows_rows(const struct deck_dataset *d, bool count);
 
-/* --plan: the plan of a deck for `ranks` ranks (0: as few as its grid has), as text (also of the
- * stages that could be planned when others could not). gflops: rate of one rank for the expected time, 0 none.
- * Local. Errors: DECK, UNSUPPORTED, those of the stages. */
-enum status stage_plan_print(const struct stage_options *o, struct deck *d, int64_t ranks, double gflops,
+/* What --plan asks. */
+struct stage_plan_ask {
+    int64_t ranks;       /* 0: as few as the deck's grid has */
+    double gflops;       /* rate of one rank for the expected time; 0: none */
+    const char *machine; /* a machine file for times; NULL: none */
+    bool simulate;       /* with machine: what each pipeline stage does in a round */
+    bool suggest;        /* with machine: other grids, best first */
+};
+/* --plan: the plan of a deck as text (also of the stages that could be planned when others could not). Local. Errors: DECK (also of the
+ * machine file), UNSUPPORTED, those of the stages. */
+enum status stage_plan_print(const struct stage_options *o, struct deck *d, const struct stage_plan_ask *ask,
                              struct str *out);

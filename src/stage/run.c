@@ -200,6 +200,7 @@ enum status stage_result(struct stage_run *r, const struct deck_stage *s, const 
                          const char *unit) {
     if (par_rank() != 0 || r->plan) return TM_OK;
     json_object_set_new(stage_results_of(r, s), name, json_real(value));
+    if (r->quiet) return TM_OK;
     printf("%s.%s = %.9g%s%s\n", s->name, name, value, *unit ? " " : "", unit);
     fflush(stdout);
     return TM_OK;
@@ -208,6 +209,7 @@ enum status stage_result(struct stage_run *r, const struct deck_stage *s, const 
 enum status stage_result_text(struct stage_run *r, const struct deck_stage *s, const char *name, const char *value) {
     if (par_rank() != 0 || r->plan) return TM_OK;
     json_object_set_new(stage_results_of(r, s), name, json_string(value));
+    if (r->quiet) return TM_OK;
     printf("%s.%s = %s\n", s->name, name, value);
     fflush(stdout);
     return TM_OK;

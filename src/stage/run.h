@@ -18,7 +18,12 @@ struct stage_options { /* from the command line */
     const char *const *allow; /* deck keys whose change a resumed run accepts */
     int n_allow;
     bool profile;
+    bool probe;      /* no deck: measure this computer (stage/measure.h) */
+    const char *out; /* the file that --probe writes; NULL: standard output */
 };
+
+/* Seconds of what stages do beside their loops, so far; the plan's time has the same parts. */
+enum stage_spent { STAGE_SPENT_LOAD, STAGE_SPENT_SAVE, STAGE_SPENT_EXPORT, STAGE_SPENT_COUNT };
 
 struct stage_run {
     struct stage_options o;
@@ -29,12 +34,15 @@ struct stage_run {
     struct dev *dev;
     bool invariant;
     struct stage_plan *plan; /* not NULL: stages are planned, not run (stage/plan.h) */
+    struct trace *trace;     /* with plan, not NULL: what the rank does is recorded (stage/trace.h) */
     int64_t base;            /* bytes of the process beside its stages: stage_memory_begin */
     int64_t planned_most;    /* bytes of the process by the plans of its stages so far; -1 unknown */
     int lock;                /* of the run directory, on rank 0 */
     double start;            /* clock_seconds() at the start of the process */
-    json_t *results;         /* rank 0: what results.json will hold, an object per stage */
-    json_t *finished;        /* stages that earlier starts finished: {name: results}; the same on every rank */
+    double spent[STAGE_SPENT_COUNT];
+    bool quiet;       /* results are kept and not printed */
+    json_t *results;  /* rank 0: what results.json will hold, an object per stage */
+    json_t *finished; /* stages that earlier starts finished: {name: results}; the same on every rank */
 };
 
 /* A stage's function, one per row of deck/kinds.def. Collective over the world. */

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -42,7 +43,9 @@ enum status stage_save_all(struct stage_run *r, const struct deck_stage *s, int6
                                .grid = &r->grid,
                                .keep = (int)s->checkpoint.keep};
     par_note(s->name, done, "checkpoint");
+    double begin = clock_seconds();
     TM_TRY(ckpt_save_all(&a, &info));
+    r->spent[STAGE_SPENT_SAVE] += clock_seconds() - begin;
     log_info("checkpoint step=%lld bytes=%lld seconds=%.3f path=%s", (long long)done, (long long)info.bytes,
              info.seconds, info.path);
     return TM_OK;
