@@ -117,8 +117,8 @@ def groups_of(b, text, isa):
                                 "qad": lambda d=dtype: b.memory([kd], preset="nvfp4", length=256, micro=2, batch=2, compute=d)}
     g["memory fp32"]["kd 2 x 512"] = lambda: b.memory([kd], micro=2, batch=2)
     g["memory fp32"]["kd 1 x 2048"] = lambda: b.memory([kd], length=2048, micro=1, batch=1, recompute="layer")
-    small = dict(model=os.path.abspath("inputs/models/austen-3m"), length=256, samples=512, micro=8, batch=32, preset="nvfp4")
-    g["plan"] = {"probe": b.probe, "embedded model": lambda: b.planned(**small), "135M": lambda: b.planned(preset="fp8", batch=8)}
+    small = dict(model=os.path.abspath("inputs/models/austen-3m"), length=256, samples=128, micro=8, batch=16, preset="nvfp4")
+    g["plan"] = {"probe": b.probe, "embedded model": lambda: b.planned(**small), "135M": lambda: b.planned(preset="fp8", length=256)}
     return g
 
 

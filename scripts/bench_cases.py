@@ -19,7 +19,7 @@ EVALUATE = '{ do = "evaluate"; name = "run"; data = "d"; compare = "false"; }'
 DISTILL = '{ do = "distill"; name = "run"; data = "d"; steps = 3; }'
 EXPORT = '{ do = "export"; name = "export"; }'
 # Stages whose time is planned and measured.
-PLANNED = {"calibrate": '{{ do = "{do}"; data = "d"; }}', "distill": '{{ do = "{do}"; data = "d"; steps = 6; }}',
+PLANNED = {"calibrate": '{{ do = "{do}"; data = "d"; }}', "distill": '{{ do = "{do}"; data = "d"; steps = 3; }}',
            "evaluate": '{{ do = "{do}"; data = "d"; }}', "export": '{{ do = "{do}"; }}'}
 
 

@@ -25,7 +25,7 @@ static void round_trip(void) {
     must(deck_machine_echo(m, &a));
     must(deck_machine_parse(a.p, "echo", NULL, &again));
     must(deck_machine_echo(again, &b));
-    is_str(b.p, a.p, "what is written reads back the same");
+    ok(a.len > 0 && !strcmp(a.p, b.p), "what is written reads back the same");
     deck_machine_free(&m);
     deck_machine_free(&again);
     str_free(&a);
@@ -84,7 +84,7 @@ static void bad_files(void) {
     refused("version = 1;\nrank = { fp32_gflop = 1; };\n",
             "m.cfg:2: rank.fp32_gflop: unknown key; did you mean \"fp32_gflops\"?\n");
     refused("version = 1;\nnode = { gbs = -1; };\n", "m.cfg:2: node.gbs = -1: expected float >= 0\n");
-    refused("name = \"x\";\n", "m.cfg: version is missing: expected integer in [1, 1]\n");
+    refused("name = \"x\";\n", "m.cfg: version is missing: expected int 1\n");
     is_status(deck_machine_load("/no/such/machine.cfg", NULL, &m), TM_ERR_DECK);
     must(par_grid_imagine(1, 0, 1, 1, 1, &g));
     must(deck_machine_parse("version = 1; ops = ( { op = \"gem\"; } );", "m.cfg", NULL, &m));

@@ -101,9 +101,9 @@ warns() { # warns TEXT ARGUMENTS...
 warns '4 layers over pp 3: stages have 1 or 2' --as-ranks 3 --set grid.pp=3
 warns '8 key/value heads over tp 3: ranks have 2 or 3' --as-ranks 3 --set grid.tp=3
 warns 'tp 3 is no power of two' --as-ranks 3 --set grid.tp=3
-warns 'micro-batches are agreed one by one' --as-ranks 2 --set grid.pp=2
+warns 'pp 2: micro-batches are agreed one by one' --as-ranks 2 --set grid.pp=2
 warns 'tp 16 is more than the 8 ranks of a node' --as-ranks 16 --set grid.tp=16
-warns 'a head is not cut, so some ranks' --as-ranks 16 --set grid.tp=16
+warns '8 key/value heads over tp 16: a head is not cut, so some ranks' --as-ranks 16 --set grid.tp=16
 plan 'rank = { fp32_gflops = 1000; memory_gbs = 10; };' --set batch.micro=1
 grep -q 'warning: a micro-batch of 64 tokens: below 200, products wait for their weights' <<<"$log"
 ok $? "micro-batches below 2 FLOP/s a byte/s"
@@ -129,6 +129,22 @@ log=$("$TEMPER" "$dir/deck.cfg" --plan --machine "$dir/machine.cfg" --simulate -
 [ -n "$machine" ]
 near "$(round train)" "$step" 0.01 "a plan of the best way takes what was suggested (tp $tp pp $pp micro $micro $again)"
 
+# --- thousands of ranks ---------------------------------------------------------------------------------------------------------------------
+TIMEFORMAT=%U
+seconds=$({ time "$TEMPER" inputs/plan-llama-70b.cfg --plan --as-ranks 4096 --machine inputs/machines/h100-sxm.cfg --simulate \
+    --set numerics.compute=bf16 >"$dir/large" 2>&1; } 2>&1)
+log=$(cat "$dir/large")
+case $BUILD in
+    *-asan) ok 0 "4096 ranks are simulated # SKIP a sanitizer is slow" ;;
+    *)
+        awk -v s="$seconds" 'BEGIN { exit !(s < 3) }'
+        ok $? "4096 ranks are simulated in $seconds s of processor time, below 3 s"
+        ;;
+esac
+is "$(of qad | grep -cE '^      pp +[0-7] ')" 8 "a line for each pipeline stage"
+awk '/simulated on 4096 ranks/ { rate = $(NF - 3) } END { exit !(rate > 0) }' <<<"$(of qad)"
+ok $? "with the rate of a rank"
+
 # --- refusals -----------------------------------------------------------------------------------------------------------------------------------
 refused() { # refused TEXT ARGUMENTS...
     local text=$1
@@ -141,7 +157,7 @@ refused() { # refused TEXT ARGUMENTS...
 refused '--machine goes with --plan' --machine x.cfg
 refused '--simulate goes with --plan' --simulate
 refused '--suggest needs --machine FILE' --plan --suggest
-refused 'cannot open no-such.cfg' --plan --machine no-such.cfg
+refused 'no-such.cfg' --plan --machine no-such.cfg
 echo 'version = 1; ops = ( { op = "gem"; gflops = 1; } );' >"$dir/bad.cfg"
 refused 'ops\[0\].op = "gem": expected an operation' --plan --machine "$dir/bad.cfg"
 finish

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# TEST ranks=1,2 tier=1 limit=120
+# TEST ranks=1,2 tier=2 limit=120
 # temper --probe: the file that it writes is a machine file with what a plan needs, and plans with it are of the order of the run.
 set -u
 . tests/tap.sh
@@ -52,9 +52,9 @@ for s in train evaluate; do
     awk -v p="$planned" -v t="$took" 'BEGIN { exit !(p > 0 && p < 5 * t && t < 5 * p) }'
     ok $? "$s: planned $planned s, took $took s (machines of tests are busy: the bench compares closely)"
 done
-for bad in '--probe x.cfg' '--out x.cfg'; do
+for wrong in '--probe x.cfg' '--out x.cfg'; do
     # shellcheck disable=SC2086
-    log=$("$TEMPER" $bad 2>&1)
-    is $? 2 "refused: $bad"
+    log=$("$TEMPER" $wrong 2>&1)
+    is $? 2 "refused: $wrong"
 done
 finish

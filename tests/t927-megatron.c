@@ -1,7 +1,7 @@
 /* TEST ranks=1 tier=1 limit=120 */
 /* The simulation against Megatron-LM's published throughput (README of release 0.8.0: GPT, bf16, H100, 48 data-parallel ranks, sequences of 4096,
- * vocabulary 131072): three constants of inputs/machines/h100-megatron.cfg are fitted on the odd rows of the table, and the even rows must come
- * out within 15 %. `t927-megatron fit` fits them again, from any start, and prints them.
+ * vocabulary 131072): three constants of inputs/machines/h100-megatron.cfg are fitted on the odd rows of the table, which is done again here, and
+ * the even rows must come out within 15 %.
  *
  * A GPT layer (an MLP of 4 h without gate) stands here as a layer with a gated MLP of 8/3 h: the same 12 h^2 weights. Micro-batches are of one
  * sequence. FLOPs are counted as that release counts them: 12 B s L h^2 (6 + s / h + V / (2 L h)), attention not halved. */
@@ -69,11 +69,13 @@ static double predict(const struct row *x, const struct plan_crew *c, const stru
     return flops / seconds / x->gpus * 1e-12;
 }
 
+enum { CONSTANTS = 3 };
+
 static double loss(const struct plan_crew *crew, struct deck_machine *m, const double *p) {
     double sum = 0;
     m->rank.bf16_gflops = p[0];
-    m->node.gbs = p[1];
-    m->program.overlap = p[2];
+    m->rank.memory_gbs = p[1];
+    m->node.gbs = p[2];
     for (int i = 0; i < ROWS; i++) {
         if (!fitted[i]) continue;
         double e = log(predict(&rows[i], &crew[i], m) / rows[i].tflops);
@@ -82,30 +84,33 @@ static double loss(const struct plan_crew *crew, struct deck_machine *m, const d
     return sum;
 }
 
-/* Pattern search: a step of each constant up and down, halved when none helps. Products are at most at the peak, links at NVLink's rate. */
+/* Pattern search: a tenth of each constant up and down, the step halved when none helps. Products are at most at the GPU's peak, memory and links at
+ * their nominal rates. */
 static void fit(const struct plan_crew *crew, struct deck_machine *m) {
-    static const double lo[3] = {300e3, 20, 0}, hi[3] = {989e3, 450, 1};
-    double p[3] = {m->rank.bf16_gflops, m->node.gbs, m->program.overlap}, step[3] = {100e3, 80, 0.2};
-    double best = loss(crew, m, p);
-    for (int turn = 0; turn < 200 && step[0] > 500; turn++) {
+    static const double lo[CONSTANTS] = {300e3, 100, 20}, hi[CONSTANTS] = {989e3, 3350, 450};
+    const double m0[CONSTANTS] = {m->rank.bf16_gflops, m->rank.memory_gbs, m->node.gbs};
+    double p[CONSTANTS] = {600e3, 1500, 200}, step = 0.2, best = loss(crew, m, p);
+    while (step > 1e-3) {
         bool better = false;
-        for (int i = 0; i < 6; i++) {
-            double q[3] = {p[0], p[1], p[2]};
-            q[i / 2] = fmin(hi[i / 2], fmax(lo[i / 2], q[i / 2] + (i % 2 ? -1 : 1) * step[i / 2]));
+        for (int i = 0; i < 2 * CONSTANTS; i++) {
+            double q[CONSTANTS];
+            memcpy(q, p, sizeof q);
+            q[i / 2] = fmin(hi[i / 2], fmax(lo[i / 2], q[i / 2] * (i % 2 ? 1 / (1 + step) : 1 + step)));
             double x = loss(crew, m, q);
             if (x >= best) continue;
             best = x;
             memcpy(p, q, sizeof p);
             better = true;
         }
-        for (int i = 0; i < 3 && !better; i++) step[i] /= 2;
+        if (!better) step /= 2;
     }
-    loss(crew, m, p);
-    printf("# bf16_gflops = %.0f; node.gbs = %.1f; overlap = %.3f; root mean square error %.1f %%\n", p[0], p[1], p[2],
-           100 * sqrt(best / 5));
+    for (int i = 0; i < CONSTANTS; i++) is_near(p[i], m0[i], 0.02, "a constant of the machine file is the fitted one");
+    loss(crew, m, m0); /* go on with the file's */
+    printf("# bf16_gflops = %.0f; memory_gbs = %.0f; node.gbs = %.1f; overlap = %g; root mean square error %.1f %%\n",
+           p[0], p[1], p[2], m->program.overlap, 100 * sqrt(best / 5));
 }
 
-int main(int argc, char **argv) {
+int main(void) {
     static struct plan_crew crew[ROWS];
     struct deck *deck[ROWS];
     struct deck_machine *m;
@@ -113,7 +118,7 @@ int main(int argc, char **argv) {
     if (!mkdtemp(folder)) return tap_skip_all("no folder for scratch files");
     must(deck_machine_load("inputs/machines/h100-megatron.cfg", NULL, &m));
     for (int i = 0; i < ROWS; i++) deck[i] = record(&rows[i], &crew[i]);
-    if (argc > 1) fit(crew, m);
+    fit(crew, m);
     for (int i = 0; i < ROWS; i++) mean += fitted[i] ? rows[i].tflops / 5 : 0;
     for (int i = 0; i < ROWS; i++) {
         double got = predict(&rows[i], &crew[i], m), e = got / rows[i].tflops - 1;

@@ -40,8 +40,8 @@ enum status deck_machine_load(const char *path, struct str *report, struct deck_
     size_t n;
     *out = NULL;
     enum status st = deck_source_text(path, &text, &n);
-    if (st == TM_ERR_MEMORY) return st;
-    if (st != TM_OK) return TM_FAIL(TM_ERR_DECK, "%s", status_message());
+    if (st != TM_OK)
+        return st == TM_ERR_MEMORY ? st : TM_ERR_DECK; /* whatever the reason, it is the file that is wrong */
     st = deck_machine_parse(text, path, report, out);
     mem_free(&text);
     return st;

@@ -11,12 +11,22 @@
 
 #include "base/mem.h"
 
-static const char *const products[] = {"gemm", "attn_fwd", "attn_bwd"};
+/* "|name|" in the list. */
+static bool among(const char *list, const char *name) {
+    char word[64];
+    int n = snprintf(word, sizeof word, "|%s|", name);
+    return n < (int)sizeof word && strstr(list, word) != NULL;
+}
+static bool is_product(const char *name) { return among("|gemm|attn_fwd|attn_bwd|", name); }
 
-static bool is_product(const char *name) {
-    for (size_t i = 0; i < sizeof products / sizeof *products; i++)
-        if (!strcmp(name, products[i])) return true;
-    return false;
+/* How much of an operation's bytes the machine's program moves: activations shrink with their elements, the state of the optimizer stays in fp32. */
+static double bytes_share(const struct cost *c, const char *name) {
+    bool state = among("|adamw|sum_squares|", name);
+    double share = state ? 1 : (double)c->m->program.element_bytes / 4;
+    if (state && c->m->program.sharded_optimizer) share /= c->place.dp;
+    if (c->m->program.sequence_parallel && among("|rmsnorm_fwd|rmsnorm_bwd|add|embed_fwd|embed_bwd|", name))
+        share /= c->place.tp;
+    return share;
 }
 
 static const struct deck_machine_op *row_named(const struct deck_machine *m, const char *name, const char *suffix) {
@@ -28,17 +38,15 @@ static const struct deck_machine_op *row_named(const struct deck_machine *m, con
 
 static double inverse(double rate) { return rate > 0 ? 1e-9 / rate : 0; }
 
-/* Bytes of activations shrink with their elements; the optimizer's state stays in fp32. */
 static struct cost_op make_op(struct cost *c, const char *name, bool bf16) {
     const struct deck_machine *m = c->m;
     const struct deck_machine_op *row = bf16 && is_product(name) ? row_named(m, name, "_bf16") : NULL;
     if (!row) row = row_named(m, name, "");
     if (row) return (struct cost_op){row->call_us * 1e-6, inverse(row->gflops), inverse(row->gbs)};
-    double size = strcmp(name, "adamw") ? (double)m->program.element_bytes / 4 : 1;
     double rate = bf16 && m->rank.bf16_gflops > 0 ? m->rank.bf16_gflops : m->rank.fp32_gflops;
     if (!(rate > 0) || !(m->rank.memory_gbs > 0)) c->lacks_rates = true;
     return (struct cost_op){m->rank.call_us * 1e-6, is_product(name) ? inverse(rate) : 0,
-                            inverse(m->rank.memory_gbs) * size};
+                            inverse(m->rank.memory_gbs) * bytes_share(c, name)};
 }
 
 static enum status check_rows(const struct deck_machine *m) {

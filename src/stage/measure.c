@@ -25,7 +25,7 @@ enum { REPEATS = 3, SIZES = 2 };
 /* One of the two models. */
 static const struct size {
     int hidden, heads, kv, ffn, layers, vocab, length, micro;
-} sizes[SIZES] = {{128, 2, 1, 256, 2, 1024, 64, 1}, {576, 9, 3, 1536, 2, 8192, 512, 2}};
+} sizes[SIZES] = {{128, 2, 1, 256, 2, 1024, 64, 1}, {576, 9, 3, 1536, 1, 4096, 256, 2}};
 
 static const char config[] =
     "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"hidden_size\": %d, "
@@ -43,14 +43,14 @@ static const char work[] =
     "quant = { preset = \"nvfp4\"; }; batch = { micro = %d; global = %d; }; optim = { lr = 1e-5; };\n"
     "losses = ( { kind = \"kl\"; }, { kind = \"ce\"; } );\n"
     "stages = ( { do = \"calibrate\"; data = \"d\"; },\n"
-    "  { do = \"distill\"; name = \"a0\"; data = \"d\"; steps = 2; },\n"
-    "  { do = \"distill\"; name = \"a1\"; data = \"d\"; steps = 2; from = \"calibrate\"; },\n"
-    "  { do = \"distill\"; name = \"a2\"; data = \"d\"; steps = 2; from = \"calibrate\"; },\n"
-    "  { do = \"distill\"; name = \"b0\"; data = \"d\"; steps = 2; from = \"calibrate\"; numerics = { compute = "
+    "  { do = \"distill\"; name = \"a0\"; data = \"d\"; steps = 3; },\n"
+    "  { do = \"distill\"; name = \"a1\"; data = \"d\"; steps = 3; from = \"calibrate\"; },\n"
+    "  { do = \"distill\"; name = \"a2\"; data = \"d\"; steps = 3; from = \"calibrate\"; },\n"
+    "  { do = \"distill\"; name = \"b0\"; data = \"d\"; steps = 3; from = \"calibrate\"; numerics = { compute = "
     "\"bf16\"; }; },\n"
-    "  { do = \"distill\"; name = \"b1\"; data = \"d\"; steps = 2; from = \"calibrate\"; numerics = { compute = "
+    "  { do = \"distill\"; name = \"b1\"; data = \"d\"; steps = 3; from = \"calibrate\"; numerics = { compute = "
     "\"bf16\"; }; },\n"
-    "  { do = \"distill\"; name = \"b2\"; data = \"d\"; steps = 2; from = \"calibrate\"; numerics = { compute = "
+    "  { do = \"distill\"; name = \"b2\"; data = \"d\"; steps = 3; from = \"calibrate\"; numerics = { compute = "
     "\"bf16\"; }; },\n"
     "  { do = \"evaluate\"; data = \"d\"; compare = \"false\"; },\n"
     "  { do = \"export\"; dir = \"%s/packed\"; } );\n";
