@@ -35,7 +35,8 @@ struct stage_plan {
 };
 
 /* Plan a stage as the rank at `place` (its groups are not used) of a deck's run; nothing of `of` but the deck, the options, `invariant` and
- * `trace` is read. With a trace, host memory holds the trace too: plan once more without one for `host`. Local, in a process without MPI. Errors: those of the stage's set-up. */
+ * `trace` is read. With a trace, host memory holds the trace too: plan once more without one for `host`. Local, in a process without MPI.
+ * Errors: those of the stage's set-up. */
 enum status stage_plan(const struct stage_run *of, const struct deck_stage *s, const struct par_grid *place,
                        struct stage_plan *out);
 /* The same on every rank of a run, as itself, before the stage. Collective over the world. Errors: also MEMORY, when a rank needs more than

@@ -32,11 +32,9 @@ struct candidate {
     struct par_grid grid;
     int64_t micro;
     bool recompute;
-    double gib, seconds; /* of a rank; of a round (a step, or a micro-batch on every replica) and of the stage's loop */
-    double loop;
-    struct sim_share mean;
-    double round;
-    const char *top;
+    double gib;             /* of a rank */
+    double seconds, loop;   /* of a round (a step, or a micro-batch on every replica), and of all of them */
+    struct sim_share share; /* of the seconds, mean over the pipeline stages; work is the rest */
 };
 
 struct search {
@@ -66,7 +64,9 @@ static enum status memory_of(const struct stage_run *r, const struct deck_stage 
     const struct par_grid *g = &k->grid;
     struct stage_plan p;
     struct par_grid place;
-    for (int pp = 0; pp<g->pp; pp += g->pp> 1 ? g->pp - 1 : 1) {
+    const int stages[] = {0, g->pp - 1}, n = g->pp == 1 ? 1 : 2;
+    for (int i = 0; i < n; i++) {
+        const int pp = stages[i];
         TM_TRY(par_grid_imagine(g->tp * g->dp * g->pp, g->tp * g->dp * pp, g->tp, 1, g->pp, &place));
         TM_TRY(stage_plan(r, s, &place, &p));
         k->gib = fmax(k->gib, ((double)p.memory[0].high + (double)p.host) / (1 << 30));
@@ -99,11 +99,12 @@ static enum status judge(struct search *x, struct candidate *k, int64_t batches)
     enum status st = time_of(x, &r, k, few, &t);
     if (st == TM_OK && fewer < few) st = time_of(x, &r, k, fewer, &u);
     if (st == TM_OK) {
-        double more = fewer < few ? (t.round - u.round) / (double)(few - fewer) * (double)(batches - few) : 0;
-        k->mean = t.mean;
-        k->round = t.round;
-        k->top = t.top;
-        k->seconds = t.round + more;
+        double more = fewer < few ? (double)(batches - few) / (double)(few - fewer) : 0;
+        k->share.tensor = t.mean.tensor + more * (t.mean.tensor - u.mean.tensor);
+        k->share.replica = t.mean.replica + more * (t.mean.replica - u.mean.replica);
+        k->share.message = t.mean.message + more * (t.mean.message - u.mean.message);
+        k->share.idle = t.mean.idle + more * (t.mean.idle - u.mean.idle);
+        k->seconds = t.round + more * (t.round - u.round);
         k->loop = k->seconds * t.rounds;
         st = mem_grow(&x->found, &x->cap, x->n + 1, sizeof *x->found);
     }
@@ -163,9 +164,9 @@ static int by_time(const void *a, const void *b) {
 }
 
 static const char *what_costs(const struct candidate *k) {
-    const struct sim_share *h = &k->mean;
+    const struct sim_share *h = &k->share;
     double most = fmax(fmax(h->tensor, h->replica), fmax(h->message, h->idle));
-    if (most < 0.1 * k->round) return "operations";
+    if (most < 0.1 * k->seconds) return "operations";
     return most == h->tensor    ? "operations, then sums over tp"
            : most == h->replica ? "operations, then sums over dp"
            : most == h->idle    ? "operations, then waiting in the pipeline"
@@ -183,7 +184,7 @@ static enum status print_found(const struct search *x, struct str *out) {
                           !x->learns     ? ""
                           : k->recompute ? "layer"
                                          : "none",
-                          k->gib, k->seconds, k->loop, 100 * k->mean.idle / k->round, what_costs(k)));
+                          k->gib, k->seconds, k->loop, 100 * k->share.idle / k->seconds, what_costs(k)));
     }
     return TM_OK;
 }
