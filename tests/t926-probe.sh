@@ -17,7 +17,7 @@ positive() {
     awk -v v="$(value "$1" "$2")" 'BEGIN { exit !(v != "" && v > 0) }'
     ok $? "$1.$2 = $(value "$1" "$2") is measured"
 }
-for k in fp32_gflops bf16_gflops memory_gbs fill_gbs memory_gib; do positive rank $k; done
+for k in fp32_gflops bf16_gflops memory_gbs memory_gib; do positive rank $k; done
 for k in write_gbs read_gbs load_gels restore_gels draw_gels save_gbs export_gels; do positive files $k; done
 is "$(sed -nE 's/^ranks_a_node = ([0-9]+);/\1/p' "$dir/machine.cfg")" "$RANKS" "ranks a node"
 if [ "$RANKS" = 2 ]; then

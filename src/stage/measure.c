@@ -1,7 +1,7 @@
 /* Measuring this computer with what the program itself does: two small models, calibrated, distilled, evaluated, saved and exported.
  *
- * An operation's seconds are a call's and its work's: two models of different sizes give both. Each is run three times, and the middle one
- * counts. What is beside the loops (drawing, loading, saving, exporting) is timed where stages time it themselves. */
+ * An operation's seconds are a call's and its work's: two models of different sizes give both. Three steps are run three times, the middle one counts,
+ * and what one step takes is taken off: the first step works on new memory, which is a rate of its own. What is beside the loops (drawing, loading, saving, exporting) is timed where stages time it themselves. */
 #include "stage/measure.h"
 
 #include <math.h>
@@ -43,9 +43,12 @@ static const char work[] =
     "quant = { preset = \"nvfp4\"; }; batch = { micro = %d; global = %d; }; optim = { lr = 1e-5; };\n"
     "losses = ( { kind = \"kl\"; }, { kind = \"ce\"; } );\n"
     "stages = ( { do = \"calibrate\"; data = \"d\"; },\n"
-    "  { do = \"distill\"; name = \"a0\"; data = \"d\"; steps = 3; },\n"
+    "  { do = \"distill\"; name = \"a\"; data = \"d\"; steps = 1; },\n"
+    "  { do = \"distill\"; name = \"a0\"; data = \"d\"; steps = 3; from = \"calibrate\"; },\n"
     "  { do = \"distill\"; name = \"a1\"; data = \"d\"; steps = 3; from = \"calibrate\"; },\n"
     "  { do = \"distill\"; name = \"a2\"; data = \"d\"; steps = 3; from = \"calibrate\"; },\n"
+    "  { do = \"distill\"; name = \"b\"; data = \"d\"; steps = 1; from = \"calibrate\"; numerics = { compute = "
+    "\"bf16\"; }; },\n"
     "  { do = \"distill\"; name = \"b0\"; data = \"d\"; steps = 3; from = \"calibrate\"; numerics = { compute = "
     "\"bf16\"; }; },\n"
     "  { do = \"distill\"; name = \"b1\"; data = \"d\"; steps = 3; from = \"calibrate\"; numerics = { compute = "
@@ -59,21 +62,23 @@ static const char work[] =
 struct sample {
     struct dev_counter *op;                   /* [dev_op_count()] */
     double spent[STAGE_SPENT_COUNT], seconds; /* of it, and of the whole stage */
+    double memory;                            /* the most that the device held */
     double bytes;                             /* exported; rank 0 */
 };
+
+/* The stages of both decks, in order. */
+enum { DRAW, CALIBRATE, COLD, FP32, COLD_BF16 = FP32 + REPEATS, BF16, EVALUATE = BF16 + REPEATS, EXPORT, STAGES };
 
 struct measuring {
     struct stage_run r;
     char folder[4096];
     int n_ops;
-    struct sample sample[SIZES]
-                        [2 * REPEATS + 4]; /* by size and stage: draw, calibrate, 3 fp32, 3 bf16, evaluate, export */
+    struct sample sample[SIZES][STAGES];
     double elements[SIZES];
     struct deck_machine m;
     struct deck_machine_op *rows;
     size_t rows_cap;
 };
-enum { DRAW, CALIBRATE, FP32, BF16 = FP32 + REPEATS, EVALUATE = BF16 + REPEATS, EXPORT };
 
 /* --- running stages ---------------------------------------------------------------------------------------------------------------- */
 static enum status run_stage_all(struct measuring *x, const struct deck_stage *s, struct sample *out) {
@@ -81,6 +86,7 @@ static enum status run_stage_all(struct measuring *x, const struct deck_stage *s
     TM_TRY(par_agree_all(mem_alloc(&out->op, (size_t)x->n_ops, sizeof *out->op)));
     memset(r->spent, 0, sizeof r->spent);
     dev_counters_reset(r->dev);
+    dev_memory_reset(r->dev);
     par_note("probe", s->index, s->name);
     double begin = clock_seconds();
     TM_TRY(par_agree_all(stage_function(s->kind)(r, s)));
@@ -88,6 +94,7 @@ static enum status run_stage_all(struct measuring *x, const struct deck_stage *s
     if (par_rank() == 0) out->bytes = json_number_value(json_object_get(stage_results_of(r, s), "bytes"));
     for (int i = 0; i < x->n_ops; i++) out->op[i] = dev_counter(r->dev, i);
     memcpy(out->spent, r->spent, sizeof r->spent);
+    out->memory = (double)dev_memory(r->dev, 0).high;
     return TM_OK;
 }
 
@@ -136,15 +143,21 @@ static enum status run_size_all(struct measuring *x, int i) {
 /* --- from samples to rates ------------------------------------------------------------------------------------------------------------- */
 static double middle(double a, double b, double c) { return fmax(fmin(a, b), fmin(fmax(a, b), c)); }
 
-/* An operation in the stages from `first`, or (fewer of them) the one stage: calls, work, seconds of the middle one. */
+/* An operation: calls, work, seconds. */
 struct point {
     double calls, work, seconds;
 };
-static struct point point_of(const struct measuring *x, int size, int first, int stages, int op, bool flops) {
+/* In two steps on memory that was in use before: what three steps (the middle of the stages from `first`) have over one. */
+static struct point warm_point(const struct measuring *x, int size, int first, int op, bool flops) {
     const struct sample *s = &x->sample[size][first];
-    const struct dev_counter *c = &s[0].op[op];
-    double t = stages < REPEATS ? c->seconds : middle(c->seconds, s[1].op[op].seconds, s[2].op[op].seconds);
-    return (struct point){(double)c->calls, flops ? c->flops : c->bytes, t};
+    const struct dev_counter *c = &s[0].op[op], *cold = &s[-1].op[op];
+    double t = middle(s[0].op[op].seconds, s[1].op[op].seconds, s[2].op[op].seconds) - cold->seconds;
+    return (struct point){(double)(c->calls - cold->calls), flops ? c->flops - cold->flops : c->bytes - cold->bytes,
+                          fmax(t, 0)};
+}
+static struct point point_of(const struct measuring *x, int size, int stage, int op, bool flops) {
+    const struct dev_counter *c = &x->sample[size][stage].op[op];
+    return (struct point){(double)c->calls, flops ? c->flops : c->bytes, c->seconds};
 }
 
 static bool by_flops(const char *name) { return !strcmp(name, "gemm") || !strncmp(name, "attn_", 5); }
@@ -179,11 +192,14 @@ static enum status fit_ops(struct measuring *x) {
     for (int i = 0; i < x->n_ops; i++) {
         const char *name = dev_op_name(i);
         bool flops = by_flops(name);
-        int from = x->sample[1][FP32].op[i].calls ? FP32 : CALIBRATE, n = from == FP32 ? REPEATS : 1;
-        TM_TRY(fit_row(x, name, "", point_of(x, 0, from, n, i, flops), point_of(x, 1, from, n, i, flops), flops));
+        struct point p = warm_point(x, 0, FP32, i, flops), q = warm_point(x, 1, FP32, i, flops);
+        if (!(p.calls > 0) || !(q.calls > 0) || !(q.seconds > 0)) { /* of calibrations alone */
+            p = point_of(x, 0, CALIBRATE, i, flops);
+            q = point_of(x, 1, CALIBRATE, i, flops);
+        }
+        TM_TRY(fit_row(x, name, "", p, q, flops));
         if (flops)
-            TM_TRY(fit_row(x, name, "_bf16", point_of(x, 0, BF16, REPEATS, i, true),
-                           point_of(x, 1, BF16, REPEATS, i, true), true));
+            TM_TRY(fit_row(x, name, "_bf16", warm_point(x, 0, BF16, i, true), warm_point(x, 1, BF16, i, true), true));
     }
     for (int i = 0; i < x->m.ops.n; i++) {
         if (!strcmp(x->rows[i].op, "gemm")) x->m.rank.fp32_gflops = x->rows[i].gflops;
@@ -195,19 +211,18 @@ static enum status fit_ops(struct measuring *x) {
 
 static double rate(double amount, double seconds) { return seconds > 0 ? amount * 1e-9 / seconds : 0; }
 
-/* New memory, and copying it. */
+/* Copying, once the memory is in use. */
 static enum status measure_memory(struct measuring *x) {
     const size_t bytes = (size_t)128 << 20;
     dptr a, b;
     struct dev *d = x->r.dev;
-    double begin = clock_seconds();
     TM_TRY(dev_alloc(d, "probe", bytes, &a));
     TM_TRY(dev_alloc(d, "probe", bytes, &b));
+    TM_TRY(dev_copy(d, &(struct copy_args){.x = a, .y = b, .bytes = bytes}));
     TM_TRY(dev_sync(d));
-    x->m.rank.fill_gbs = rate(2 * (double)bytes, clock_seconds() - begin);
     double t[REPEATS];
     for (int i = 0; i < REPEATS; i++) {
-        begin = clock_seconds();
+        double begin = clock_seconds();
         TM_TRY(dev_copy(d, &(struct copy_args){.x = a, .y = b, .bytes = bytes}));
         TM_TRY(dev_sync(d));
         t[i] = clock_seconds() - begin;
@@ -252,6 +267,14 @@ static void fit_files(struct measuring *x) {
     fit_line(n[0] / nodes, packed[0], n[1] / nodes, packed[1], &f->export_s, &f->export_gels);
 }
 
+/* The first step takes longer than those after it: its memory is new. */
+static void fit_memory(struct measuring *x) {
+    const struct sample *cold = &x->sample[1][COLD];
+    double more = 0;
+    for (int i = 0; i < x->n_ops; i++) more += cold->op[i].seconds - warm_point(x, 1, FP32, i, false).seconds / 2;
+    if (more > 0) x->m.rank.fill_gbs = rate(cold->memory, more);
+}
+
 /* What the small model's stages took beside their operations, loading and writing. */
 static void fit_stage(struct measuring *x) {
     double rest[REPEATS];
@@ -272,6 +295,7 @@ static enum status measure_all(struct measuring *x) {
     TM_TRY(par_agree_all(fit_ops(x)));
     if (par_rank() == 0) fit_files(x);
     if (par_rank() == 0) fit_stage(x);
+    if (par_rank() == 0) fit_memory(x);
     return TM_OK;
 }
 
@@ -321,7 +345,7 @@ static enum status begin_all(struct measuring *x) {
 
 static void finish(struct measuring *x) {
     for (int i = 0; i < SIZES; i++)
-        for (int k = 0; k <= EXPORT; k++) mem_free(&x->sample[i][k].op);
+        for (int k = 0; k < STAGES; k++) mem_free(&x->sample[i][k].op);
     for (int i = 0; i < x->m.ops.n; i++) {
         void *text = (void *)(uintptr_t)x->rows[i].op;
         mem_free(&text);

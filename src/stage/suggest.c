@@ -11,7 +11,7 @@
 #include "stage/inputs.h"
 #include "stage/plan_time.h"
 
-enum { SHOWN = 5, MICROS = 5 };
+enum { SHOWN = 5, MICROS = 5, FULL = 4 };
 
 /* Why a candidate is none: REASON(name, in words). */
 #define REASONS(REASON)                                           \
@@ -60,12 +60,13 @@ static void change(const struct search *x, const struct candidate *k, int64_t ba
 }
 
 /* Memory of the largest rank: the first pipeline stage holds most activations, the last one the head. */
-static enum status memory_of(const struct stage_run *r, const struct deck_stage *s, struct candidate *k) {
+static enum status memory_of(const struct search *x, const struct stage_run *r, const struct deck_stage *s,
+                             struct candidate *k) {
     const struct par_grid *g = &k->grid;
     struct stage_plan p;
     struct par_grid place;
     const int stages[] = {0, g->pp - 1}, n = g->pp == 1 ? 1 : 2;
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < n && k->gib <= x->limit; i++) {
         const int pp = stages[i];
         TM_TRY(par_grid_imagine(g->tp * g->dp * g->pp, g->tp * g->dp * pp, g->tp, 1, g->pp, &place));
         TM_TRY(stage_plan(r, s, &place, &p));
@@ -81,16 +82,16 @@ static enum status time_of(const struct search *x, const struct stage_run *r, co
     return plan_time_stage(r, &s, x->m, t);
 }
 
-/* A step is linear in its micro-batches once the pipeline is full: continued from pp and 2 pp of them. */
+/* A step is linear in its micro-batches once the pipeline is full: continued from pp and a few more of them. */
 static enum status judge(struct search *x, struct candidate *k, int64_t batches) {
     struct stage_run r = *x->r;
     struct deck_stage s;
     struct plan_time t = {0}, u = {0};
-    const int64_t pp = k->grid.pp, few = size_min(batches, 2 * pp), fewer = size_min(few, pp);
+    const int64_t pp = k->grid.pp, few = size_min(batches, pp + FULL), fewer = size_min(few, pp);
     r.grid = k->grid;
     r.invariant = k->grid.invariant && x->r->invariant;
-    change(x, k, few, &s);
-    TM_TRY(memory_of(&r, &s, k));
+    change(x, k, fewer, &s); /* as many are in flight at once as there are stages */
+    TM_TRY(memory_of(x, &r, &s, k));
     if (k->gib > x->limit) {
         x->why[WHY_memory]++;
         if (!x->nearest.grid.tp || k->gib < x->nearest.gib) x->nearest = *k;
@@ -134,6 +135,23 @@ static enum status consider(struct search *x, struct candidate *k) {
     return TM_OK;
 }
 
+/* Micro-batches by doubling; what is too much for one size is too much for the next. */
+static enum status walk_batches(struct search *x, const struct candidate *grid) {
+    bool full[2] = {false, false};
+    for (int i = 0; i < MICROS; i++)
+        for (int again = 0; again <= x->learns; again++) {
+            struct candidate k = *grid;
+            k.micro = INT64_C(1) << i;
+            k.recompute = again;
+            if (full[again])
+                x->why[WHY_memory]++;
+            else
+                TM_TRY(consider(x, &k));
+            full[again] |= k.gib > x->limit;
+        }
+    return TM_OK;
+}
+
 static enum status walk(struct search *x) {
     const int world = x->r->grid.tp * x->r->grid.dp * x->r->grid.pp;
     for (int tp = 1; tp <= PAR_TP_SEGMENTS && tp <= world; tp *= 2)
@@ -145,13 +163,7 @@ static enum status walk(struct search *x) {
                 x->why[WHY_layers]++;
                 continue;
             }
-            for (int i = 0; i < MICROS; i++)
-                for (int again = 0; again <= x->learns; again++) {
-                    struct candidate one = k;
-                    one.micro = INT64_C(1) << i;
-                    one.recompute = again;
-                    TM_TRY(consider(x, &one));
-                }
+            TM_TRY(walk_batches(x, &k));
         }
     return TM_OK;
 }
