@@ -167,7 +167,7 @@ static enum status fit_row(struct measuring *x, const char *name, const char *su
                            bool flops) {
     double det = p.calls * q.work - q.calls * p.work, a = 0, b = q.work > 0 ? q.seconds / q.work : 0;
     char *text;
-    if (!(q.calls > 0)) return TM_OK;
+    if (!(q.calls > 0) || !(q.seconds > 0)) return TM_OK;
     if (fabs(det) > 1e-9 * q.calls * q.work) {
         a = (p.seconds * q.work - q.seconds * p.work) / det;
         b = (p.calls * q.seconds - q.calls * p.seconds) / det;
