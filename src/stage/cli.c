@@ -124,7 +124,7 @@ static enum status read_deck(const struct stage_options *o, const struct command
     else if (st == TM_OK && c->sweep_count)
         printf("%lld\n", (long long)deck_sweep_count(d));
     else if (st == TM_OK)
-        printf("%s: good: %d stages\n", o->deck_path, d->stages.n);
+        printf("%s: good: %d stages, run directory %s\n", o->deck_path, d->stages.n, d->run.dir);
     deck_free(&d);
     str_free(&report);
     return st;
