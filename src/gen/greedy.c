@@ -3,6 +3,7 @@
 
 #include <math.h>
 
+#include "base/log.h"
 #include "base/mem.h"
 
 static enum status make_pass(const struct gen *g, const char *name, int64_t t, int tag, struct train_pass **out) {
@@ -127,11 +128,11 @@ static bool append(const struct gen *g, int64_t n, int64_t step, int32_t *tokens
 static enum status generate(struct gen *g, const struct gen_prompt *prompts, int64_t n, int32_t *tokens,
                             int64_t *length) {
     fill_prompts(g, prompts, n);
-    par_note("generate", 0, "prompt");
+    par_note(log_stage(), 0, "prompt");
     TM_TRY(run(g, g->prompt, &g->prompt_in));
     TM_TRY(choose(g, g->prompt, g->o.longest, n));
     for (int64_t step = 0; !append(g, n, step, tokens, length) && step + 1 < g->o.max_new; step++) {
-        par_note("generate", step + 1, "token");
+        par_note(log_stage(), step + 1, "token");
         fill_tokens(g, prompts, n, step + 1);
         TM_TRY(run(g, g->token, &g->token_in));
         TM_TRY(choose(g, g->token, 1, n));

@@ -202,27 +202,33 @@ static enum state state_of(int rank, double now) {
     return b->waited_s < 0 ? BUSY : WAITING;
 }
 
+/* "rank 3 on node17" */
+static void name_rank(char *out, size_t cap, int rank) {
+    const struct beat *b = beat_of(rank);
+    snprintf(out, cap, "rank %d%s%s", rank, b ? " on " : "", b ? b->host : "");
+}
+
 static void report_rank(int rank, double now) {
     const struct beat *b = beat_of(rank);
-    char place[3 * BEAT_TEXT] = "", peer[32] = "";
+    char place[3 * BEAT_TEXT] = "", peer[32] = "", who[BEAT_TEXT + 32];
     bool fresh = rank != par_rank() && b && silence(rank, now) <= 0;
     double age = fresh ? now - dog_.peer[rank].heard : 0; /* what has passed since it told */
     if (b)
         snprintf(place, sizeof place, "stage=%s step=%lld operation=\"%s\" for %.1f s", b->stage, (long long)b->step,
                  b->operation, b->noted_s + age);
+    name_rank(who, sizeof who, rank);
     switch (state_of(rank, now)) {
     case SILENT:
         if (b) {
-            log_error("watchdog: rank %d is silent for %.1f s; last: %s", rank, silence(rank, now), place);
+            log_error("watchdog: %s is silent for %.1f s; last: %s", who, silence(rank, now), place);
         } else {
-            log_error("watchdog: rank %d was never heard of", rank);
+            log_error("watchdog: %s was never heard of", who);
         }
         break;
-    case BUSY: log_error("watchdog: rank %d is in no communication: %s", rank, place); break;
+    case BUSY: log_error("watchdog: %s is in no communication: %s", who, place); break;
     case WAITING:
         if (b->peer >= 0) snprintf(peer, sizeof peer, " for rank %d", b->peer);
-        log_error("watchdog: rank %d waits in %s%s since %.1f s: %s", rank, b->waits_in, peer, b->waited_s + age,
-                  place);
+        log_error("watchdog: %s waits in %s%s since %.1f s: %s", who, b->waits_in, peer, b->waited_s + age, place);
         break;
     }
 }
@@ -231,7 +237,9 @@ static void report_rank(int rank, double now) {
 static void report(int late, double now) {
     const struct beat *b = beat_of(late);
     int lines = 0, left = 0;
-    log_error("watchdog: rank %d has waited %.1f s in %s: the deadline is %.1f s", late, b->waited_s, b->waits_in,
+    char who[BEAT_TEXT + 32];
+    name_rank(who, sizeof who, late);
+    log_error("watchdog: %s has waited %.1f s in %s: the deadline is %.1f s", who, b->waited_s, b->waits_in,
               dog_.deadline);
     for (enum state s = SILENT; s <= WAITING; s++)
         for (int r = 0; r < dog_.ranks; r++) {
@@ -302,6 +310,7 @@ enum status par_watchdog_start(double deadline_s) {
         if (channel_monitor_rank(k) == par_rank()) dog_.monitor = k;
     if (channel_fd() < 0) log_warn("watchdog: no UDP socket: it will not know where the other ranks are");
     if (dog_.monitor >= 0 && channel_fd() >= 0) TM_TRY(mem_alloc(&dog_.peer, (size_t)dog_.ranks, sizeof *dog_.peer));
+    if (gethostname(here_.beat.host, BEAT_TEXT - 1) != 0) text(here_.beat.host, "?");
     dog_.seen = own_beat(dog_.started);
     dog_.stop_fd = eventfd(0, EFD_CLOEXEC);
     enum status st =

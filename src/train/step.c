@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "base/fault.h"
+#include "base/log.h"
 #include "base/mem.h"
 
 enum { TALLY = sizeof(struct train_tally) / sizeof(double) };
@@ -106,7 +107,7 @@ enum status train_step_all(struct train_stepper *s, int64_t step, struct train_r
     int64_t valid, n = global_micro_batches(s);
     struct train_tally sum;
     *out = (struct train_result){0};
-    par_note("step", step, "data");
+    par_note(log_stage(), step, "data");
     TM_TRY(par_agree_all(fill_batches(s, step, &valid)));
     if (g->dp > 1) TM_TRY(par_reduce_i64(g->dp_group, &valid, 1, PAR_SUM));
     if (valid == 0) return TM_FAIL(TM_ERR_DATA, "step %lld: no token of the batch is scored", (long long)step);
@@ -117,7 +118,7 @@ enum status train_step_all(struct train_stepper *s, int64_t step, struct train_r
     TM_TRY(optim_grads_begin(&s->grads));
     TM_TRY(train_1f1b(g, s->n_local, s->student->o.slots, &(struct train_work){s, forward, backward}));
     TM_TRY(train_pass_drain(s->student));
-    par_note("step", step, "gradients");
+    par_note(log_stage(), step, "gradients");
     TM_TRY(optim_grads_finish(&s->grads));
     TM_TRY(par_sum_slots_f64(g->world, s->slots, n * TALLY));
     sum_tallies(s->slots, n, &sum);
@@ -146,7 +147,7 @@ static enum status eval_run_all(const struct train_eval *e, struct data_batch *b
             TM_TRY(train_pass_drain(e->pass)); /* what is on its way between pipeline stages arrives */
             return stop;
         }
-        par_note("evaluate", i, "forward");
+        par_note(log_stage(), i, "forward");
         TM_TRY(par_agree_all(i < to ? data_batch_fill(e->set, first, rows, b) : TM_OK));
         if (i >= to) continue;
         TM_TRY(train_pass_forward(e->pass, slot, b, 0, 0));
