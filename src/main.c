@@ -15,6 +15,7 @@ int main(int argc, char **argv) {
         stage_cli_free(&o);
         return (int)st;
     }
+    stage_catch_signals(); /* before MPI starts, which takes a while */
     st = par_start(&argc, &argv);
     if (st != TM_OK) {
         fprintf(stderr, "temper: %s\n", status_message());

@@ -233,12 +233,12 @@ static enum status resume_all(struct learn *l) {
 }
 
 /* --- the loop ---------------------------------------------------------------------------------------------------------------- */
-static enum status log_step(struct learn *l, const struct train_result *x, double seconds) {
+static enum status log_step_all(struct learn *l, const struct train_result *x, double seconds) {
     if (l->done % l->s->log_every && l->done != l->s->steps) return TM_OK;
     struct stage_metric m[] = {{"loss", x->loss},           {"nll", x->nll},     {"kl", x->kl},
                                {"grad_norm", x->grad_norm}, {"lr", x->lr},       {"tokens", (double)x->tokens},
                                {"skipped", x->skipped},     {"seconds", seconds}};
-    return stage_metrics(l->r, l->s, l->done, m, (int)(sizeof m / sizeof *m));
+    return par_agree_all(stage_metrics(l->r, l->s, l->done, m, (int)(sizeof m / sizeof *m)));
 }
 
 /* eval_every: quality of the student as it is now, into metrics.jsonl. */
@@ -252,7 +252,7 @@ static enum status evaluate_all(struct learn *l) {
     if (t.tokens == 0) return TM_FAIL(TM_ERR_DATA, "data set %s has no token to score", l->s->eval_set->name);
     log_info("step=%lld eval_nll=%.6g eval_kl=%.4g", (long long)l->done, t.nll / t.tokens, t.kl / t.tokens);
     struct stage_metric m[] = {{"eval_nll", t.nll / t.tokens}, {"eval_kl", t.kl / t.tokens}};
-    return stage_metrics(l->r, l->s, l->done, m, l->eval_pass->o.teacher ? 2 : 1);
+    return par_agree_all(stage_metrics(l->r, l->s, l->done, m, l->eval_pass->o.teacher ? 2 : 1));
 }
 
 static enum status steps_all(struct learn *l) {
@@ -273,7 +273,7 @@ static enum status steps_all(struct learn *l) {
         TM_TRY(train_step_all(&l->step, l->done, &x));
         l->done++;
         l->loss = x.loss;
-        TM_TRY(log_step(l, &x, clock_seconds() - begin));
+        TM_TRY(log_step_all(l, &x, clock_seconds() - begin));
         stage_progress(&progress, l->done, s->steps, x.tokens, "loss=%.5g kl=%.4g norm=%.3g lr=%.3g", x.loss, x.kl,
                        x.grad_norm, x.lr);
         if (l->eval_pass && (l->done % s->eval_every == 0 || finished)) TM_TRY(evaluate_all(l));

@@ -172,8 +172,8 @@ static enum status run_all(struct stage_run *r) {
 
 enum status stage_run_deck_all(const struct stage_options *o) {
     struct stage_run r = {.o = *o, .lock = -1, .start = clock_seconds()};
-    stage_catch_signals();
     enum status st = run_all(&r);
+    stage_ignore_signals();
     par_watchdog_stop();
     par_grid_destroy(&r.grid);
     dev_close(&r.dev);

@@ -69,3 +69,5 @@ enum status stage_ckpt_dir(const struct deck_stage *s, char *out, size_t cap);
  * without stopping (SIGUSR1). One agreement. Collective over the world. */
 enum status stage_poll_all(struct stage_run *r, bool *save);
 void stage_catch_signals(void);
+/* The run has ended: srun ends the other ranks as soon as one exits with 75, and that must not change their exit codes. */
+void stage_ignore_signals(void);

@@ -35,6 +35,12 @@ void stage_catch_signals(void) {
     sigaction(SIGTERM, &a, NULL);
 }
 
+void stage_ignore_signals(void) {
+    signal(SIGUSR1, SIG_IGN);
+    signal(SIGUSR2, SIG_IGN);
+    signal(SIGTERM, SIG_IGN);
+}
+
 enum status stage_poll_all(struct stage_run *r, bool *save) {
     const struct deck_limits *l = &r->deck->limits;
     char path[4096];
