@@ -81,10 +81,18 @@ enum status file_read(const char *path, size_t max_bytes, char **text, size_t *n
     return st;
 }
 
+int file_sync(int fd) {
+    int rc;
+    while ((rc = fsync(fd)) != 0 && errno == EINTR) continue;
+    return rc;
+}
+
+int file_close(int fd) { return close(fd) != 0 && errno != EINTR ? -1 : 0; }
+
 enum status file_sync_dir(const char *path) {
     int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0) return io_error("open directory", path);
-    int rc = fsync(fd);
+    int rc = file_sync(fd);
     close(fd);
     return rc == 0 || errno == EINVAL ? TM_OK : io_error("sync directory", path); /* EINVAL: file system without it */
 }
@@ -104,8 +112,8 @@ enum status file_write(const char *path, const void *bytes, size_t n) {
     int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     if (fd < 0) return io_error("create", tmp);
     enum status st = file_pwrite(fd, tmp, bytes, n, 0);
-    if (st == TM_OK && fsync(fd) != 0) st = io_error("sync", tmp);
-    if (close(fd) != 0 && st == TM_OK) st = io_error("close", tmp);
+    if (st == TM_OK && file_sync(fd) != 0) st = io_error("sync", tmp);
+    if (file_close(fd) != 0 && st == TM_OK) st = io_error("close", tmp);
     if (st == TM_OK && rename(tmp, path) != 0) st = io_error("rename", tmp);
     if (st != TM_OK) {
         unlink(tmp);
@@ -118,9 +126,14 @@ enum status file_append(const char *path, const void *bytes, size_t n) {
     int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
     if (fd < 0) return io_error("open", path);
     enum status st = TM_OK;
-    ssize_t put = write(fd, bytes, n);
-    if (put != (ssize_t)n) st = io_error("append to", path);
-    if (st == TM_OK && fsync(fd) != 0) st = io_error("sync", path);
+    for (const char *p = bytes; st == TM_OK && n > 0;) { /* in one piece, but where the file system has it otherwise */
+        ssize_t put = write(fd, p, n);
+        if (put < 0 && errno != EINTR) st = io_error("append to", path);
+        if (put < 0) continue;
+        p += put;
+        n -= (size_t)put;
+    }
+    if (st == TM_OK && file_sync(fd) != 0) st = io_error("sync", path);
     close(fd);
     return st;
 }

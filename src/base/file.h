@@ -24,6 +24,9 @@ enum status file_make_dirs(const char *path);
 /* rm -r of a directory tree; an absent path is fine. Does not follow links. */
 enum status file_remove_tree(const char *path);
 enum status file_sync_dir(const char *path);
+/* fsync, again when a signal interrupts it; close, where an interrupted one has closed. 0, or -1 and errno. */
+int file_sync(int fd);
+int file_close(int fd);
 bool file_exists(const char *path);
 bool file_is_dir(const char *path);
 /* Size in bytes, or -1. */

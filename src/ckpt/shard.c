@@ -115,8 +115,8 @@ static enum status open_frame(const char *path, struct ckpt_table *t, int file, 
 
 static enum status sync_close(const char *path, int fd, enum status st) {
     if (fd < 0) return st;
-    if (st == TM_OK && fsync(fd) != 0) st = TM_FAIL(TM_ERR_IO, "cannot sync %s: %s", path, strerror(errno));
-    if (close(fd) != 0 && st == TM_OK) st = TM_FAIL(TM_ERR_IO, "cannot close %s: %s", path, strerror(errno));
+    if (st == TM_OK && file_sync(fd) != 0) st = TM_FAIL(TM_ERR_IO, "cannot sync %s: %s", path, strerror(errno));
+    if (file_close(fd) != 0 && st == TM_OK) st = TM_FAIL(TM_ERR_IO, "cannot close %s: %s", path, strerror(errno));
     return st;
 }
 

@@ -71,8 +71,8 @@ enum status hub_write_end(struct hub_writer **out) {
     if (w->written != want)
         st = TM_FAIL(TM_ERR_INTERNAL, "%s: %lld bytes were written, the plan has %lld", w->tmp, (long long)w->written,
                      (long long)want);
-    if (st == TM_OK && fsync(w->fd) != 0) st = io_error("sync", w->tmp);
-    if (close(w->fd) != 0 && st == TM_OK) st = io_error("close", w->tmp);
+    if (st == TM_OK && file_sync(w->fd) != 0) st = io_error("sync", w->tmp);
+    if (file_close(w->fd) != 0 && st == TM_OK) st = io_error("close", w->tmp);
     if (st != TM_OK) unlink(w->tmp);
     mem_free(out);
     return st;
