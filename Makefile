@@ -185,7 +185,7 @@ $(EMU)/flags: FORCE
 # --- running and testing ------------------------------------------------------------------------------------------------
 TESTS ?=
 
-.PHONY: all setup configure austen-text prove run run-smollm2 test test-all test-emu bench interop memcheck tsan lint format help info clean install cuda cuda-here emu FORCE
+.PHONY: all setup configure austen-text prove run run-smollm2 test test-all test-emu test-cluster trials bench interop memcheck tsan lint format help info clean install cuda cuda-here emu FORCE
 
 run: ## set up, build, and run the main job on $(NP) ranks
 	@scripts/setup
@@ -220,6 +220,12 @@ test-emu: ## the CUDA kernels on the CPU: orders of execution, races, bounds, pl
 	@scripts/setup
 	@$(MAKE) --no-print-directory $(BUILD)/temper $(TESTB)
 	@$(if $(SANS),SANS="$(SANS)") scripts/test-emu $(BUILD) $(TESTS)
+
+CLUSTER := $(BUILD)/temper $(BUILD)/tests/e2e-compare $(BUILD)/tests/t531-ckpt-save
+test-cluster: $(CLUSTER) ## jobs on a real Slurm, several hosts, faults: make test-cluster [TESTS=c1] (root; packages: scripts/test-cluster)
+	@scripts/test-cluster $(BUILD) $(TESTS)
+trials: $(CLUSTER) ## kill and resume at random: make trials [TRIALS=200]
+	@BUILD=$(BUILD) TEMPER=$(abspath $(BUILD))/temper scripts/trials $(or $(TRIALS),200)
 
 bench: all $(BUILD)/tests/bench-sgemm ## against PyTorch and ModelOpt: make bench PEER_PYTHON=python MODEL=dir [QUICK=1] [OTHERS=0.05] [ONLY=group,...]
 	@python3 scripts/bench.py --temper ./temper --sgemm $(BUILD)/tests/bench-sgemm --mpirun "$(MPIRUN)" --peer-python "$(PEER_PYTHON)" --model "$(MODEL)" \
