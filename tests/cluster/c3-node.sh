@@ -26,7 +26,7 @@ check "h2 dies and is back at once: a job on 2 nodes" hold back
 scripts/hosts kill h2
 scripts/slurm-cluster node h2
 release back
-check "  ends" wait_for 40 ended
+check "  ends" wait_for 90 ended
 check "  as failed, by the watchdog" job_says 'watchdog: ending the job: a deadline passed \(22\)'
 check "  which names the lost rank and its host" job_says 'watchdog: rank 1 on h2 is silent for [0-9.]+ s; last: stage=[a-z]+ step=[0-9]+ operation='
 check "  is not queued again" test "$(field JobState) $(field Restarts)" = "FAILED 0"
