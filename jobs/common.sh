@@ -6,8 +6,10 @@ TEMPER=${TEMPER:-$PWD/temper}    # the program
 COLLECT=${COLLECT:-$PWD/scripts/collect} # what makes a table of a sweep
 MODULES=${MODULES:-}             # loaded first, e.g. "openmpi/4.1 hdf5"
 MPI_TYPE=${MPI_TYPE:-pmix}       # srun --mpi=... (srun --mpi=list shows them); mpirun: start with mpirun instead
-SRUN=${SRUN:---cpu-bind=cores}   # further options of srun. Ranks lie next to each other on the cores of a node, and temper gives GPU i to
-MPIRUN=${MPIRUN:-}               # the i-th rank of a node, so leave all GPUs visible to all (no --gpus-per-task). mpirun's options
+# Further options. Ranks lie next to each other on the cores of a node, and temper gives GPU i to the i-th rank of a node: leave all GPUs of a
+# node visible to all of them (no --gpus-per-task).
+SRUN_OPTIONS=${SRUN_OPTIONS:---cpu-bind=cores}
+MPIRUN_OPTIONS=${MPIRUN_OPTIONS:-}
 STALLS=${STALLS:-2}              # restarts in a row without progress after which a job is not queued again
 
 # -----------------------------------------------------------------------------------------------------------------------------
@@ -36,7 +38,7 @@ job() {
 job_ranks() {
     local code launch=(srun --mpi="$MPI_TYPE" --kill-on-bad-exit=1)
     # shellcheck disable=SC2206
-    if [ "$MPI_TYPE" = mpirun ]; then launch=(mpirun ${RANKS:+-np $RANKS} $MPIRUN); else launch+=($SRUN); fi
+    if [ "$MPI_TYPE" = mpirun ]; then launch=(mpirun ${JOB_RANKS:+-np $JOB_RANKS} $MPIRUN_OPTIONS); else launch+=($SRUN_OPTIONS); fi
     pid=
     trap 'job_signal USR2' USR2
     trap 'job_signal USR1' USR1
