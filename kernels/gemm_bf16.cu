@@ -273,7 +273,7 @@ static int run_rows(struct cuda_gpu *g, const struct gemm_plan *p) {
 static int run_packed(struct cuda_gpu *g, const struct gemm_plan *p, const struct gemm_packed *w, float *sums) {
     if (g->gemm->lt) {
         const struct lt_product x = {.layout = GEMM_NT,
-                                     .bf16 = 1,
+                                     .type = LT_BF16,
                                      .accumulate = p->accumulate,
                                      .m = p->m,
                                      .n = p->n,

@@ -1,6 +1,7 @@
 /* The CUDA runtime calls that the plugin makes, over host memory: what is queued is done at once (streams.h).
  *
- * CUEMU_DEVICES: how many devices there are (1). CUEMU_MEMORY: bytes of each (4 GiB); what is beyond it cannot be had. */
+ * CUEMU_DEVICES: how many devices there are (1). CUEMU_MEMORY: bytes of each (4 GiB); what is beyond it cannot be had.
+ * CUEMU_CAPABILITY: compute capability times ten (80). */
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -17,6 +18,7 @@ static size_t number(const char *name, size_t otherwise) {
     const char *s = getenv(name);
     return s ? (size_t)strtoull(s, nullptr, 10) : otherwise;
 }
+static int capability(void) { return (int)number("CUEMU_CAPABILITY", 80); }
 static size_t device_memory(void) { return number("CUEMU_MEMORY", (size_t)4 << 30); }
 
 size_t cuemu::shared_limit(const void *kernel) {
@@ -54,7 +56,8 @@ cudaError_t cudaGetDevice(int *device) {
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device) {
     memset(p, 0, sizeof *p);
     strcpy(p->name, "emulated");
-    p->major = 8;
+    p->major = capability() / 10;
+    p->minor = capability() % 10;
     p->multiProcessorCount = 2;
     p->warpSize = 32;
     p->sharedMemPerBlockOptin = 227 << 10;
@@ -65,8 +68,8 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device) {
 cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr what, int) {
     switch (what) {
     case cudaDevAttrMultiProcessorCount: *value = 2; break;
-    case cudaDevAttrComputeCapabilityMajor: *value = 8; break;
-    case cudaDevAttrComputeCapabilityMinor: *value = 0; break;
+    case cudaDevAttrComputeCapabilityMajor: *value = capability() / 10; break;
+    case cudaDevAttrComputeCapabilityMinor: *value = capability() % 10; break;
     case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = 227 << 10; break;
     default: return cudaErrorInvalidValue;
     }

@@ -258,6 +258,8 @@ static enum status check_kind(const struct check *c) {
         return TM_OK;
     }
     case DECK_KIND_evaluate:
+        if (s->compute_error && strcmp(s->numerics.compute, "fp8"))
+            TM_TRY(broken(c, "compute_error", "it needs numerics.compute = \"fp8\""));
         if (!strcmp(s->compare, "auto")) s->compare = *s->teacher.path ? "true" : "false";
         if (strcmp(s->compare, "true") == 0 && !*s->teacher.path)
             TM_TRY(broken(c, "compare", "true needs teacher.path"));
@@ -284,6 +286,9 @@ static enum status check_stage(const struct check *c) {
     TM_TRY(find_dataset(c, "data", s->data, &s->dataset));
     TM_TRY(find_dataset(c, "eval_data", s->eval_data, &s->eval_set));
     if (trains) TM_TRY(default_losses(c));
+    if ((trains || s->kind == DECK_KIND_calibrate) && !strcmp(s->numerics.compute, "fp8"))
+        TM_TRY(broken(c, "numerics.compute",
+                      "\"fp8\" is for evaluate and generate, not for \"%s\": set it inside those", s->verb));
     TM_TRY(check_kind(c));
     if (s->kind == DECK_KIND_distill && !*s->teacher.path) s->teacher.path = s->model.path;
     return TM_OK;

@@ -279,6 +279,45 @@ struct fake_quant_args {
     struct block_grid grid;
 };
 
+/* E4M3 codes: what fake_quant does with `of` (kind FQ_FP8 or FQ_FP8_BLOCK, y unused), as codes [rows, cols] of one byte, rows ldc bytes apart,
+ * and scales. decode(code) * scale is fake_quant's y. scales: fp32, [1] for FQ_FP8; else those of the blocks of of.grid that x touches, at the
+ * places that their maxima have: row distance of.grid.ld, also where the maxima are taken here. */
+struct quant_fp8_args {
+    struct fake_quant_args of;
+    dptr codes, scales;
+    int64_t ldc;
+};
+
+/* One factor of a product of codes: row r is the bytes codes + r * ld; element k of it is decode(code) * scales[(grid.row0 + r) / grid.rows * grid.ld
+ * + (grid.col0 + k) / grid.cols]. One scale for all: a block at least as large as the factor. */
+struct fp8_factor {
+    dptr codes, scales;
+    int64_t ld;
+    struct block_grid grid;
+};
+/* C[m,n] = tree over segments j of ( sum over k in [k[j], k[j+1]) of a_mk b_nk ) + bias[n]: A is [m,K], B [n,K]; k[0] = 0, empty segments
+ * are skipped as in gemm, bias may be 0.
+ * A segment goes by in runs: one ends where either scale changes, and after OPS_FP8_RUN k. A run is one chain of fused multiply-adds of decoded codes
+ * from +0 (their products are exact: 4 + 4 bits); leaf = leaf + run * (scale_a * scale_b) from +0, runs rising. Where segments lie at the same
+ * k on every grid, so do runs. */
+enum { OPS_FP8_RUN = 128 };
+struct gemm_fp8_args {
+    int64_t m, n;
+    int segments;
+    int64_t k[OPS_MAX_SEGMENTS + 1];
+    struct fp8_factor a, b;
+    dptr c, bias;
+    int64_t ldc;
+};
+
+/* The end of the run that begins at k of a segment that ends at `to`. */
+static inline int64_t ops_fp8_run(const struct block_grid *a, const struct block_grid *b, int64_t k, int64_t to) {
+    const int64_t next_a = k + a->cols - (a->col0 + k) % a->cols, next_b = k + b->cols - (b->col0 + k) % b->cols;
+    int64_t end = k + OPS_FP8_RUN < to ? k + OPS_FP8_RUN : to;
+    end = next_a < end ? next_a : end;
+    return next_b < end ? next_b : end;
+}
+
 #ifdef __cplusplus
 }
 #endif

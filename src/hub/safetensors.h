@@ -45,7 +45,7 @@ const char *hub_path(const struct hub_model *m, const struct hub_entry *e);
 
 /* Read a box (NULL: the whole tensor) into a row-major array of the box's shape. A box outside the tensor raises SHAPE; an empty one
  * reads nothing. Bytes go through a buffer of at most 1 MiB. Errors: also IO, FORMAT, MEMORY. */
-/* To fp32, from F64 (rounded), F32, F16, BF16; other types raise UNSUPPORTED. */
+/* To fp32, from F64 (rounded), F32, F16, BF16, F8_E4M3 (its scales: hub/fp8.h); other types raise UNSUPPORTED. */
 enum status hub_read_box(const struct hub_model *m, const struct hub_entry *e, const struct tensor_box *box,
                          float *out);
 /* As the stored bytes, any type: dtype_bytes(e->dtype) per element. */

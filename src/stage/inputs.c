@@ -270,7 +270,9 @@ enum status stage_open_teacher_all(struct stage_run *r, const struct deck_stage 
     *out = (struct stage_model){0};
     if (!*dir) return TM_FAIL(TM_ERR_DECK, "stage %s needs teacher.path", s->name);
     TM_TRY(str_copy(out->weights, sizeof out->weights, dir));
-    const char *compute = strcmp(s->teacher.compute, "same") ? s->teacher.compute : s->numerics.compute;
+    const char *compute = strcmp(s->teacher.compute, "same")
+                              ? s->teacher.compute
+                              : s->numerics.compute; /* fp8: products of what has codes only */
     TM_TRY(par_agree_all(create(r, dir, compute, false, max_positions, &out->m)));
     return r->plan ? TM_OK : par_agree_all(load_hub(out->m, dir));
 }

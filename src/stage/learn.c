@@ -21,7 +21,7 @@ struct learn {
     const struct deck_stage *s;
     struct data_set *set;
     struct stage_model student, teacher;
-    struct stage_quant quant;
+    struct stage_quant quant, teacher_quant;
     struct train_pass *pass, *teacher_pass, *eval_pass;
     struct data_set *eval_set; /* of eval_every; NULL: none */
     int64_t eval_rows;
@@ -69,6 +69,7 @@ static enum status make_passes(struct learn *l) {
         struct model_shape plain = {.b = s->batch.micro, .t = t};
         struct train_pass_options k = {.name = "teacher",
                                        .model = l->teacher.m,
+                                       .hook = stage_quant_hook(&l->teacher_quant),
                                        .shape = &plain,
                                        .slots = 1,
                                        .invariant = l->r->invariant,
@@ -161,7 +162,10 @@ static enum status open_all(struct learn *l, bool with_teacher) {
     if (l->eval_set) t = size_max(t, data_set_seq_length(l->eval_set));
     TM_TRY(stage_open_model_all(l->r, s, true, t, &l->student));
     TM_TRY(stage_open_quant_all(l->r, s, l->student.m, true, &l->quant));
-    if (with_teacher) TM_TRY(stage_open_teacher_all(l->r, s, t, &l->teacher));
+    if (with_teacher) {
+        TM_TRY(stage_open_teacher_all(l->r, s, t, &l->teacher));
+        TM_TRY(stage_open_teacher_quant_all(l->r, s, l->teacher.m, &l->teacher_quant));
+    }
     enum status st = set_losses(l, with_teacher);
     if (st == TM_OK) st = make_passes(l);
     if (st == TM_OK) st = make_stepper(l);
@@ -324,6 +328,7 @@ enum status stage_learn_all(struct stage_run *r, const struct deck_stage *s, boo
     train_pass_destroy(&l.teacher_pass);
     stage_close_quant(&l.quant);
     stage_close_model(&l.student);
+    stage_close_quant(&l.teacher_quant);
     stage_close_model(&l.teacher);
     data_set_free(&l.set);
     data_set_free(&l.eval_set);
