@@ -51,9 +51,9 @@ for preset in fp8 fp8_per_channel_per_token fp8_2d_blockwise_weight_only; do
     deck "$model" "$calibrate, $fake, $codes, $text, { do = \"export\"; dir = \"export\"; }"
     check "$preset: calibrated" ends 0 1 "$dir/deck.cfg"
     check "  its results" results "$dir/reference"
-    # Sums of 128 products round to 2^-24 of their size 128 times; what that moves across a border between codes moves by one code, 1/16 of a number,
-    # in about one of 10^5: far less than 1e-4 of the NLL.
-    check "  NLL $(result codes nll), in fp32 $(result codes nll_fp32): apart by $(result codes compute_error)" below "$(result codes compute_error)" 1e-4
+    # Each product is as near as t205 says. But a number that lies on the border between two codes goes to the other one, 1/16 off, when it moves by a
+    # rounding, so the order of sums is seen in the NLL: another order in fp32 moves the fake-quantized model as far. 192 tokens of random weights.
+    check "  NLL $(result codes nll), in fp32 $(result codes nll_fp32): apart by $(result codes compute_error)" below "$(result codes compute_error)" 1e-3
     case $preset in
     *weight_only) check "  inputs are quantized too" test "$(result codes nll_fp32)" != "$(result fake nll)" ;;
     *) check "  fp32 is what evaluate gives" test "$(result codes nll_fp32)" = "$(result fake nll)" ;;
