@@ -32,7 +32,8 @@ struct gemm_state {
     struct gemm_lt *lt;                /* cuBLASLt; NULL: invariant, or a build without */
     bool wgmma;                        /* gemm_wgmma.cu serves bf16 */
     void *encode;                      /* the driver's cuTensorMapEncodeTiled, for it */
-    bool fp8, fp8_lt; /* who multiplies E4M3 codes (gemm_fp8.cu): fp8 tensor cores, else widened to bf16; cuBLASLt, where it can */
+    bool fp8,
+        fp8_lt; /* who multiplies E4M3 codes (gemm_fp8.cu): fp8 tensor cores, else widened to bf16; cuBLASLt, where it can */
 };
 int gemm_open(struct cuda_gpu *g);     /* makes g->gemm, once */
 int gemm_fp8_open(struct cuda_gpu *g); /* sets fp8 and fp8_lt of g->gemm: sm_89 or later, a right result */

@@ -76,16 +76,16 @@ int gpu_quant_fp8(struct cuda_gpu *g, const struct quant_fp8_args *a) {
     const struct fake_quant_args *f = &a->of;
     const bool tensor = f->kind == FQ_FP8;
     struct code_job j = {gpu_f32(f->x),
-                        gpu_f32(tensor ? f->amax : f->maxima),
-                        gpu_f32(a->scales),
-                        gpu_ptr<uint8_t>(a->codes),
-                        f->rows,
-                        f->cols,
-                        f->ldx,
-                        a->ldc,
-                        f->round_bf16,
-                        f->round_bf16 && tensor,
-                        f->grid};
+                         gpu_f32(tensor ? f->amax : f->maxima),
+                         gpu_f32(a->scales),
+                         gpu_ptr<uint8_t>(a->codes),
+                         f->rows,
+                         f->cols,
+                         f->ldx,
+                         a->ldc,
+                         f->round_bf16,
+                         f->round_bf16 && tensor,
+                         f->grid};
     if (f->kind != FQ_FP8 && f->kind != FQ_FP8_BLOCK)
         return gpu_fail(TM_ERR_INTERNAL, "quant_fp8: kind %d has no E4M3 codes", f->kind);
     if (f->rows <= 0 || f->cols <= 0) return 0;

@@ -37,8 +37,8 @@ struct quant_model {
     struct tape_fp8 *fp8; /* of each linear; made by the first quant_model_apply_fp8 */
     dptr codes;           /* device: their codes and scales */
     size_t code_bytes;
-    bool any;             /* something is quantized */
-    bool loaded;          /* the weights are decoded codes: not rounded to bf16 before they are encoded again */
+    bool any;    /* something is quantized */
+    bool loaded; /* the weights are decoded codes: not rounded to bf16 before they are encoded again */
 };
 
 /* Resolve the policy for every linear and KV cache of the model and check that the combination has an export form. Local; the caller
