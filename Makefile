@@ -235,7 +235,7 @@ $(BUILD)/temper-memcheck: $(BUILD)/src/main.o $(BUILD)/libtemper.a
 	$(Q)$(ENV) $(MPICC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS) -Wl,--no-as-needed $(MPIWRAP)
 memcheck: $(BUILD)/temper-memcheck ## a small deck on 2 ranks under valgrind (packages valgrind, valgrind-mpi)
 	@scripts/memcheck $(BUILD)/temper-memcheck
-tsan: ## a small deck on 2 ranks and 2 threads under ThreadSanitizer (packages clang, libomp-dev)
+tsan: ## a small deck on 2 ranks and 2 threads under ThreadSanitizer (packages clang, libclang-rt-dev, libomp-dev)
 	@$(MAKE) --no-print-directory CC=clang SAN=tsan build/clang-tsan/temper
 	@scripts/tsan build/clang-tsan/temper
 lint: ## layers, sizes, style, headers, shell scripts

@@ -74,10 +74,24 @@ static void files(void) {
     is_status(file_read(path, 10, &text, &n), TM_ERR_IO);
 }
 
+/* XXH3-64 of nothing is 2d06800538d394c2 (xxHash's own test vector); pieces of any length give the hash of the whole. */
+static void hashes(void) {
+    static char text[4099];
+    struct hash_stream h;
+    is_int(hash_bytes("", 0, 0), 0x2d06800538d394c2, "hash of no bytes");
+    for (size_t i = 0; i < sizeof text; i++) text[i] = (char)(i * i >> 3);
+    hash_begin(&h, 7);
+    for (size_t at = 0, n = 1; at < sizeof text; at += n, n *= 2)
+        hash_add(&h, text + at, n < sizeof text - at ? n : sizeof text - at);
+    is_int(hash_end(&h), hash_bytes(text, sizeof text, 7), "hash of 1 + 2 + 4 + ... bytes");
+    ok(hash_element(1, 2, 3) != hash_element(2, 1, 3), "element hash depends on its parts");
+}
+
 int main(void) {
     strings();
     random_numbers();
     files();
+    hashes();
     size_t big;
     ok(!size_mul(SIZE_MAX / 2, 3, &big) && !size_add(SIZE_MAX, 1, &big), "overflow is seen");
     void *p;
@@ -93,7 +107,6 @@ int main(void) {
     must(arena_take(&a, 100, &at));
     is_int(at, 4096 + 128, "arena blocks are 64-byte aligned");
     is_status(arena_take(&a, 1, &at), TM_ERR_MEMORY);
-    ok(hash_element(1, 2, 3) != hash_element(2, 1, 3), "element hash depends on its parts");
     is_status(TM_FAIL(TM_ERR_SHAPE, "%s", "x"), TM_ERR_SHAPE);
     status_context(TM_ERR_SHAPE, "ctx: ");
     is_str(status_message(), "ctx: x", "context is prepended");

@@ -30,8 +30,32 @@ static void differences(struct dev *d, struct attn_shape s) {
     ops_end(&r);
 }
 
+/* bf16 on every kernel there is (AMX where the CPU has it): one set of bits. */
+static void kernels(struct attn_shape s) {
+    static const char *const names[] = {NULL, "portable", "avx2", "avx512"};
+    float *once = NULL;
+    for (int i = 0; i < 4; i++) {
+        struct ops_run r = {.seed = 5, .bits_only = true};
+        struct attn_problem x = {.s = s};
+        if (dev_open(
+                &(struct dev_options){.backend = DEV_HOST, .threads = i + 1, .invariant = true, .kernel = names[i]},
+                &r.d) != TM_OK)
+            continue; /* not on this CPU */
+        attn_run(&r, &x, false);
+        if (!once) {
+            ops_must(mem_alloc(&once, r.n, sizeof *once));
+            memcpy(once, r.out, r.n * sizeof *once);
+        }
+        ok(!memcmp(once, r.out, r.n * sizeof *once), "bf16, d %lld: %s", (long long)s.d, dev_describe(r.d));
+        ops_end(&r);
+        dev_close(&r.d);
+    }
+    mem_free(&once);
+}
+
 int main(void) {
     struct dev *d = ops_open(NULL, 2);
+    for (int i = 0; i < ATTN_SHAPES_BF16; i++) kernels(attn_shapes_bf16[i]);
     differences(d, (struct attn_shape){1, 9, 4, 2, 3, 0, 0, 0});
     differences(d, (struct attn_shape){2, 8, 2, 1, 3, 3, 1, 0});
     differences(d, (struct attn_shape){1, 12, 2, 1, 2, 0, 2, 0});

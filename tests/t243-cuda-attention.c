@@ -88,14 +88,26 @@ static struct ops_run run(struct dev *d, const struct problem *p, uint64_t seed)
     return r;
 }
 
+/* bf16 without tensor cores: the same factors, added in another order. A probability may then round to the other neighbour, 2^-8 of itself. */
+static bool close_enough(const struct ops_run *a, const struct ops_run *b) {
+    double num = 0, den = 0;
+    for (size_t i = 0; i < a->n; i++) {
+        if (!isfinite(a->out[i]) && a->out[i] == b->out[i]) continue;
+        num += ((double)a->out[i] - b->out[i]) * ((double)a->out[i] - b->out[i]);
+        den += (double)a->out[i] * a->out[i];
+    }
+    ok(num <= 1e-7 * den, "bf16, another order of the sums: NMSE %.2g of the host", num / den);
+    return num <= 1e-7 * den;
+}
+
 static void compare(struct dev *host, struct dev *cuda, const struct problem *p, uint64_t seed) {
     struct ops_run a = run(host, p, seed), b = run(cuda, p, seed);
-    size_t at = 0;
+    size_t at = p->bf16 && a.n == b.n && close_enough(&a, &b) ? a.n : 0;
     while (at < a.n && a.n == b.n && !memcmp(a.out + at, b.out + at, sizeof *a.out)) at++;
     ok(a.n == b.n && at == a.n && ops_canaries(&b),
-       "b %lld t %lld+%lld heads %lld/%lld d %lld window %lld mask %d pad %lld bf16 %d: the host's bits",
-       (long long)p->b, (long long)p->t0, (long long)p->t, (long long)p->hq, (long long)p->hkv, (long long)p->d,
-       (long long)p->window, p->mask, (long long)p->pad, p->bf16);
+       "b %lld t %lld+%lld heads %lld/%lld d %lld window %lld mask %d pad %lld bf16 %d: the host's %s", (long long)p->b,
+       (long long)p->t0, (long long)p->t, (long long)p->hq, (long long)p->hkv, (long long)p->d, (long long)p->window,
+       p->mask, (long long)p->pad, p->bf16, p->bf16 ? "numbers" : "bits");
     if (at < a.n)
         fprintf(stderr, "# output %zu of %zu: %.9g, the host's %.9g\n", at, a.n, (double)b.out[at], (double)a.out[at]);
     ops_end(&a);

@@ -88,7 +88,7 @@ static void same_bytes(void) {
     for (int s = 0; s < 4; s++)
         for (int b = 0; b < 3; b++) {
             struct hub_plan *p;
-            struct maker m = {.limit = block[b] ? block[b] : 32 << 20, .fail_call = -1, .within = true};
+            struct maker m = {.limit = block[b] ? block[b] : 4 << 20, .fail_call = -1, .within = true};
             char name[32];
             snprintf(name, sizeof name, "same-%d-%d", s, b);
             must(hub_plan_create(list, TENSORS, shard[s], NULL, &p));

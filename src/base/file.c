@@ -47,6 +47,17 @@ enum status file_pwrite(int fd, const char *path, const void *bytes, size_t n, i
     return TM_OK;
 }
 
+void file_write_behind(int fd, int64_t end, int64_t *begun) {
+    enum { STEP = 16 << 20 };
+    if (end - *begun < STEP) return;
+#ifdef SYNC_FILE_RANGE_WRITE
+    (void)sync_file_range(fd, (off64_t)*begun, (off64_t)(end - *begun), SYNC_FILE_RANGE_WRITE);
+#else
+    (void)fd;
+#endif
+    *begun = end;
+}
+
 enum status file_read(const char *path, size_t max_bytes, char **text, size_t *n) {
     struct stat s;
     *text = NULL;

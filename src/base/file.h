@@ -16,6 +16,9 @@ enum status file_append(const char *path, const void *bytes, size_t n);
 /* pread / pwrite until all n bytes are done (short transfers are continued); `path` is for the message. */
 enum status file_pread(int fd, const char *path, void *out, size_t n, int64_t offset);
 enum status file_pwrite(int fd, const char *path, const void *bytes, size_t n, int64_t offset);
+/* Let the system start writing [0, end) of a growing file to the disk now, so that the fsync at its end finds little left: `*begun` (0 at first) is
+ * how far that went; nothing is done until some MiB are new. A hint: it cannot fail. */
+void file_write_behind(int fd, int64_t end, int64_t *begun);
 /* mkdir -p. */
 enum status file_make_dirs(const char *path);
 /* rm -r of a directory tree; an absent path is fine. Does not follow links. */

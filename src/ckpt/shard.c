@@ -68,16 +68,37 @@ void ckpt_shard_source_close(struct shard_source *s) {
 
 /* --- writing ------------------------------------------------------------------------------------------------------------------- */
 
-static enum status write_piece(int fd, const char *path, struct shard_source *s, struct ckpt_table *t,
-                               const struct ckpt_piece *p, void *buf) {
+struct shard_out {
+    int fd;
+    const char *path;
+    int64_t begun; /* of file_write_behind */
+    char *buf;     /* of a block: frames are hashed through it; pieces use its first STEP bytes */
+};
+enum { STEP = 1 << 20 }; /* what is read, hashed and written while it is in a core's cache */
+
+/* Block `b` of a piece. */
+static enum status write_block(struct shard_out *o, struct shard_source *s, const struct ckpt_piece *p, int64_t b,
+                               uint64_t *hash) {
+    struct hash_stream h;
+    int64_t end = size_min(p->bytes, (b + 1) * CKPT_BLOCK);
+    hash_begin(&h, 0);
+    for (int64_t at = b * CKPT_BLOCK, n; at < end; at += n) {
+        n = size_min(end - at, STEP);
+        TM_TRY(ckpt_shard_source_read(s, at, (size_t)n, o->buf));
+        hash_add(&h, o->buf, (size_t)n);
+        TM_TRY(file_pwrite(o->fd, o->path, o->buf, (size_t)n, p->offset + at));
+    }
+    *hash = hash_end(&h);
+    file_write_behind(o->fd, p->offset + end, &o->begun);
+    return TM_OK;
+}
+
+static enum status write_piece(struct shard_out *o, struct shard_source *s, struct ckpt_table *t,
+                               const struct ckpt_piece *p) {
     for (int64_t b = 0; b < ckpt_table_blocks(p->bytes); b++) {
-        int64_t at = b * CKPT_BLOCK;
-        size_t n = (size_t)size_min(p->bytes - at, CKPT_BLOCK);
-        TM_TRY(ckpt_shard_source_read(s, at, n, buf));
-        t->hashes[p->hash + b] = hash_bytes(buf, n, 0);
-        if (fault_here("ckpt", "write")) return TM_FAIL(TM_ERR_IO, "cannot write %s: %s", path, strerror(ENOSPC));
+        if (fault_here("ckpt", "write")) return TM_FAIL(TM_ERR_IO, "cannot write %s: %s", o->path, strerror(ENOSPC));
         if (fault_here("ckpt", "die-write")) raise(SIGKILL);
-        TM_TRY(file_pwrite(fd, path, buf, n, p->offset + at));
+        TM_TRY(write_block(o, s, p, b, &t->hashes[p->hash + b]));
     }
     return TM_OK;
 }
@@ -101,22 +122,22 @@ static enum status sync_close(const char *path, int fd, enum status st) {
 
 enum status ckpt_shard_write(const char *dir, struct dev *dev, const struct ckpt_tensor *tensors, struct ckpt_table *t,
                              int file) {
-    char path[4096], *buf;
-    int fd = -1;
+    char path[4096];
+    struct shard_out o = {.fd = -1, .path = path};
     TM_TRY(str_path(path, sizeof path, dir, t->files[file].name));
-    TM_TRY(mem_alloc(&buf, 1, CKPT_BLOCK));
+    TM_TRY(mem_alloc(&o.buf, 1, CKPT_BLOCK));
     enum status st = ckpt_h5_create_shard(path, t, file);
-    if (st == TM_OK) st = open_frame(path, t, file, buf, &fd);
+    if (st == TM_OK) st = open_frame(path, t, file, o.buf, &o.fd);
     for (int64_t i = 0; st == TM_OK && i < t->n_pieces; i++) {
         const struct ckpt_piece *p = &t->pieces[i];
         struct shard_source s;
         if (p->file != file) continue;
         st = ckpt_shard_source_open(&s, dev, &tensors[p->tensor], &p->box);
-        if (st == TM_OK) st = write_piece(fd, path, &s, t, p, buf);
+        if (st == TM_OK) st = write_piece(&o, &s, t, p);
         ckpt_shard_source_close(&s);
     }
-    st = sync_close(path, fd, st);
-    mem_free(&buf);
+    st = sync_close(path, o.fd, st);
+    mem_free(&o.buf);
     return st;
 }
 

@@ -84,6 +84,7 @@ void host_gemm_close(struct host_gemm **g) {
 
 const char *host_gemm_describe(const struct host_gemm *g) { return g->text; }
 const struct gemm_kernel *host_gemm_kernel(const struct host_gemm *g) { return g->kernel; }
+const struct gemm_kernel *host_gemm_kernel_bf16(const struct host_gemm *g) { return g->bf16; }
 
 static enum status check_term(const struct gemm_args *a, int i) {
     const struct gemm_term *t = &a->term[i];

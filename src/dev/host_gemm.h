@@ -43,6 +43,7 @@ void host_gemm_alone(struct host_gemm *g, int thread, const struct gemm_args *a)
 /* One line for the log: which kernel serves, its tile, threads. The string lives as long as g. */
 const char *host_gemm_describe(const struct host_gemm *g);
 
-/* The kernel that serves where the definition is kept, for tiles that the caller packs itself (host_gemm_kernel.h). */
+/* The kernels that serve where the definitions are kept, for tiles that the caller packs itself (host_gemm_kernel.h). */
 struct gemm_kernel;
 const struct gemm_kernel *host_gemm_kernel(const struct host_gemm *g);
+const struct gemm_kernel *host_gemm_kernel_bf16(const struct host_gemm *g);

@@ -33,7 +33,7 @@ static float rounded(float x) {
 /* Blocks of rows of A: even k, then odd k. */
 static void pack_a_widened(const struct gemm_kernel *kn, const struct gemm_args *a, const struct gemm_superblock *s,
                            int64_t m, int64_t rows, void *dst) {
-    memset(dst, 0, (size_t)(rows * kn->lda) * sizeof(float));
+    for (int64_t r = 0; r < rows; r++) memset((float *)dst + r * kn->lda, 0, (size_t)s->len * sizeof(float));
     gemm_pack_a(kn, a, s, m, rows, dst);
     for (int64_t r = 0; r < rows; r++)
         for (int k = 0; k < s->len; k += GEMM_BLOCK) {

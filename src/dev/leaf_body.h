@@ -10,6 +10,7 @@
 
 #include "base/vmath.h"
 #include "dev/leaf.h"
+#include "numfmt/bf16.h"
 
 #define LEAF_FN LEAF_TARGET static
 #define LANE_FN LEAF_TARGET static inline __attribute__((always_inline))
@@ -50,6 +51,7 @@ LANE_FN void lanes_dot(float acc[LANES], const float *x, const float *y, int64_t
 
 LEAF_FN void add(float *y, const float *x, int64_t n) { SIMD for (int64_t i = 0; i < n; i++) y[i] += x[i]; }
 LEAF_FN void scale(float *y, int64_t n, float s) { SIMD for (int64_t i = 0; i < n; i++) y[i] *= s; }
+LEAF_FN void round_bf16(float *x, int64_t n) { SIMD for (int64_t i = 0; i < n; i++) x[i] = bf16_round(x[i]); }
 LEAF_FN float dot(const float *x, const float *y, int64_t n) {
     float acc[LANES] = {0};
     lanes_dot(acc, x, y, n);

@@ -124,7 +124,8 @@ struct rope_args {
  * position 0 on; k and v then hold tk >= t0 + T rows per sequence (tk = 0: T, and t0 = 0). Key tiles lie at fixed positions, so a row's bits
  * do not depend on where the query begins.
  * bf16: the factors of every product (q, k, v, probabilities, dout, gradients of scores) are rounded to bf16 first; products and all sums,
- * that of the softmax too, are fp32 of what is not rounded. */
+ * that of the softmax too, are fp32 of what is not rounded. The host adds forward in blocks of 32 k, as its bf16 products do (host_gemm.h),
+ * backward as in fp32; a device may add otherwise. */
 enum { ATTN_ROWS = 64, ATTN_KEYS = 64 }; /* the tile: query rows and keys; a change changes bits */
 struct attn_fwd_args {
     dptr q, k, v, o, lse, first;

@@ -10,7 +10,7 @@
 #include "base/str.h"
 #include "par/par.h"
 
-enum { PATH_BYTES = 4096, BLOCK_BYTES = 32 << 20 };
+enum { PATH_BYTES = 4096, BLOCK_BYTES = 4 << 20 };
 
 struct export {
     const char *dir;

@@ -9,7 +9,7 @@
 typedef enum status (*hub_produce_fn)(void *ctx, int tensor, int64_t row0, int64_t rows, int root, void *out);
 
 /* Write all files of the plan into `dir` (one that every rank sees). File i is written by rank i % size; rows come in blocks of at most
- * block_bytes (0: 32 MiB; a longer row comes whole), so no rank holds more than one block. The bytes do not depend on the number of
+ * block_bytes (0: 4 MiB, which stay in the cache; a longer row comes whole), so no rank holds more than one block. The bytes do not depend on the number of
  * ranks. Collective over the world; all ranks return the same status. Files get their names when all are complete; on failure none
  * does, and what was begun is removed. Errors: as hub_prepare_dir, IO, MEMORY, those of produce. */
 enum status hub_write_all(const char *dir, const struct hub_plan *plan, int64_t block_bytes, hub_produce_fn produce,

@@ -19,7 +19,7 @@ static const char index_name[] = "model.safetensors.index.json";
 struct hub_writer {
     const struct hub_plan *plan;
     int file, fd;
-    int64_t written;
+    int64_t written, begun; /* begun: of file_write_behind */
     char tmp[PATH_BYTES];
 };
 
@@ -53,6 +53,7 @@ enum status hub_write_tensor(struct hub_writer *w, int item, int64_t offset, con
                        (long long)offset, (long long)(offset + n), it->name, (long long)it->bytes, it->file);
     TM_TRY(file_pwrite(w->fd, w->tmp, bytes, (size_t)n, it->offset + offset));
     w->written += n;
+    file_write_behind(w->fd, it->offset + offset + n, &w->begun);
     return TM_OK;
 }
 
