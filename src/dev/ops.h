@@ -9,7 +9,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "numfmt/bits.h"
+#ifdef __CUDACC__
+#define OPS_HD static __host__ __device__ inline
+#else
+#define OPS_HD static inline
+#endif
 
 #ifdef __cplusplus
 extern "C" {
@@ -314,7 +318,7 @@ struct gemm_fp8_args {
 };
 
 /* The end of the run that begins at k of a segment that ends at `to`. */
-TM_HD int64_t ops_fp8_run(const struct block_grid *a, const struct block_grid *b, int64_t k, int64_t to) {
+OPS_HD int64_t ops_fp8_run(const struct block_grid *a, const struct block_grid *b, int64_t k, int64_t to) {
     const int64_t next_a = k + a->cols - (a->col0 + k) % a->cols, next_b = k + b->cols - (b->col0 + k) % b->cols;
     int64_t end = k + OPS_FP8_RUN < to ? k + OPS_FP8_RUN : to;
     end = next_a < end ? next_a : end;
