@@ -5,7 +5,7 @@ SHELL := /bin/bash
 
 # --- configuration ------------------------------------------------------------------------------------------------------
 # What scripts/configure found (`make configure` renews it). Targets that build nothing, or that install first, do without.
-BARE    := run run-smollm2 test test-all test-emu setup configure clean help lint format austen-text tsan cuda cuda-here emu
+BARE    := run run-smollm2 test test-all test-emu setup configure clean help lint format austen-text tsan fuzz fuzz-ci cuda cuda-here emu
 ifneq ($(filter-out $(BARE),$(or $(MAKECMDGOALS),all)),)
 -include config.mk
 endif
@@ -14,7 +14,7 @@ ifeq ($(origin CC),default)
 CC      := gcc
 endif
 MPICC   ?= mpicc
-SAN     ?=#                     asan (address + undefined) | tsan | cov (coverage)
+SAN     ?=#                     asan (address + undefined) | tsan | cov (coverage) | fuzz (libFuzzer, clang only)
 WERROR  ?= 1
 V       ?= 0
 prefix  ?= /usr/local
@@ -28,6 +28,7 @@ WARN    := -Wall -Wextra -Wpedantic -Wshadow -Wvla -Wstrict-prototypes -Wmissing
 SANFLAGS.asan := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 SANFLAGS.tsan := -fsanitize=thread
 SANFLAGS.cov  := --coverage
+SANFLAGS.fuzz := -fsanitize=fuzzer-no-link,address,undefined,float-cast-overflow -fno-sanitize-recover=all -fno-omit-frame-pointer -Wno-pass-failed
 # -ffp-contract=off: sums and products are what the source says; fma is written where it is meant.
 CFLAGS_ALL := -std=c11 -D_GNU_SOURCE $(OPT) -fPIC -fopenmp -ffp-contract=off -fno-math-errno -fno-trapping-math $(WARN) $(SANFLAGS.$(SAN)) \
               -Isrc -MMD -MP $(DEPS_CFLAGS) $(CFLAGS)
@@ -49,6 +50,7 @@ SRC   := $(sort $(filter-out src/main.c,$(wildcard src/*/*.c)))
 OBJ   := $(SRC:%.c=$(BUILD)/%.o)
 TESTC := $(sort $(wildcard tests/t[0-9]*.c tests/e2e-*.c)) # e2e-: programs that shell tests use
 TESTB := $(TESTC:tests/%.c=$(BUILD)/tests/%)
+FUZZB := $(patsubst %.c,$(BUILD)/%,$(sort $(wildcard tests/fuzz/*.c)))
 
 all: $(BUILD)/temper cuda-here ## build the program, and the CUDA plugin where a GPU and a toolkit are
 	@ln -sfn $(BUILD)/temper temper
@@ -67,6 +69,7 @@ $(BUILD)/tests/%: $(BUILD)/tests/%.o $(BUILD)/libtemper.a
 	@echo "  LINK  $@"
 	$(Q)$(ENV) $(MPICC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
 $(BUILD)/tests/%.o: CFLAGS_ALL += -Itests
+$(BUILD)/tests/fuzz/%: LDFLAGS_ALL += -fsanitize=fuzzer
 .SECONDARY:
 # The host kernels are compiled for speed; their source fixes the order of every sum, so this cannot change a bit.
 $(BUILD)/src/dev/%.o: OPT += -O3
@@ -81,6 +84,13 @@ $(BUILD)/version: FORCE
 	@echo '$(VERSION)' | cmp -s - $@ || echo '$(VERSION)' > $@
 $(BUILD)/src/base/version.o: CFLAGS_ALL += -DTEMPER_VERSION='"$(VERSION)"'
 $(BUILD)/src/base/version.o: $(BUILD)/version
+# The handbook's chapters, one C string a line.
+BOOK := $(sort $(wildcard src/stage/handbook/*.md))
+$(BUILD)/gen/stage/handbook_text.inc: $(BOOK)
+	@mkdir -p $(@D)
+	$(Q)sed 's/[\\"]/\\&/g; s/.*/"&",/' $^ > $@
+$(BUILD)/src/stage/handbook.o: private CFLAGS_ALL += -I$(BUILD)/gen
+$(BUILD)/src/stage/handbook.o: $(BUILD)/gen/stage/handbook_text.inc
 FORCE:
 
 config.mk: scripts/configure
@@ -165,7 +175,7 @@ emu: $(EMU)/libtemper_cuda.so $(EMU)/planted ## build the plugin that runs the k
 $(EMU)/libtemper_cuda.so: $(KERNELS:kernels/%.cu=$(EMU)/%.o) $(EMULIBS)
 	@echo "  LINK  $@"
 	$(Q)$(EMU_MPI) -shared $(SANFLAGS.$(EMUSAN)) -o $@ $^
-$(EMU)/planted: $(EMU)/emu/planted.o $(EMU)/emu/fibers.o $(EMU)/emu/cudart.o $(EMU)/emu/streams.o
+$(EMU)/planted: $(patsubst %,$(EMU)/emu/%.o,planted fibers cudart streams faults)
 	@echo "  LINK  $@"
 	$(Q)$(CXX) $(SANFLAGS.$(EMUSAN)) -o $@ $^
 $(EMU)/%.o: kernels/%.cu $(EMU)/flags
@@ -185,7 +195,7 @@ $(EMU)/flags: FORCE
 # --- running and testing ------------------------------------------------------------------------------------------------
 TESTS ?=
 
-.PHONY: all setup configure austen-text prove run run-smollm2 test test-all test-emu bench interop memcheck tsan lint format help info clean install cuda cuda-here emu FORCE
+.PHONY: all setup configure austen-text prove run run-smollm2 test test-all test-emu test-cluster trials bench interop memcheck tsan fuzz fuzz-ci fuzz-targets lint format help info man handbook clean install cuda cuda-here emu FORCE
 
 run: ## set up, build, and run the main job on $(NP) ranks
 	@scripts/setup
@@ -221,6 +231,12 @@ test-emu: ## the CUDA kernels on the CPU: orders of execution, races, bounds, pl
 	@$(MAKE) --no-print-directory $(BUILD)/temper $(TESTB)
 	@$(if $(SANS),SANS="$(SANS)") scripts/test-emu $(BUILD) $(TESTS)
 
+CLUSTER := $(BUILD)/temper $(BUILD)/tests/e2e-compare $(BUILD)/tests/t531-ckpt-save
+test-cluster: $(CLUSTER) ## jobs on a real Slurm, several hosts, faults: make test-cluster [TESTS=c1] (root; packages: scripts/test-cluster)
+	@scripts/test-cluster $(BUILD) $(TESTS)
+trials: $(CLUSTER) ## kill and resume at random: make trials [TRIALS=200]
+	@BUILD=$(BUILD) TEMPER=$(abspath $(BUILD))/temper scripts/trials $(or $(TRIALS),200)
+
 bench: all $(BUILD)/tests/bench-sgemm ## against PyTorch and ModelOpt: make bench PEER_PYTHON=python MODEL=dir [QUICK=1] [OTHERS=0.05] [ONLY=group,...]
 	@python3 scripts/bench.py --temper ./temper --sgemm $(BUILD)/tests/bench-sgemm --mpirun "$(MPIRUN)" --peer-python "$(PEER_PYTHON)" --model "$(MODEL)" \
 	    $(if $(filter 1,$(QUICK)),--quick) $(if $(OTHERS),--others $(OTHERS)) $(if $(ONLY),--only "$(ONLY)")
@@ -238,6 +254,16 @@ memcheck: $(BUILD)/temper-memcheck ## a small deck on 2 ranks under valgrind (pa
 tsan: ## a small deck on 2 ranks and 2 threads under ThreadSanitizer (packages clang, libclang-rt-dev, libomp-dev)
 	@$(MAKE) --no-print-directory CC=clang SAN=tsan build/clang-tsan/temper
 	@scripts/tsan build/clang-tsan/temper
+# Each parser of files from elsewhere under libFuzzer with address and undefined sanitizers (package clang).
+FUZZ_MAKE := $(MAKE) --no-print-directory CC=clang SAN=fuzz OPT="-O1 -g"
+FUZZ_SECONDS ?= 600
+fuzz-ci: ## fuzz every parser for 20 s (package clang)
+	@$(FUZZ_MAKE) fuzz-targets
+	@scripts/fuzz build/clang-fuzz/tests/fuzz 20
+fuzz: ## the same for longer, findings and corpora kept: make fuzz [FUZZ_SECONDS=600] [TARGET="deck gguf"]
+	@$(FUZZ_MAKE) fuzz-targets
+	@KEEP=1 scripts/fuzz build/clang-fuzz/tests/fuzz $(FUZZ_SECONDS) $(TARGET)
+fuzz-targets: $(FUZZB)
 lint: ## layers, sizes, style, headers, shell scripts
 	@scripts/lint
 format: ## rewrite the sources with clang-format
@@ -245,6 +271,10 @@ format: ## rewrite the sources with clang-format
 
 info: ## what this build uses
 	@echo "CC=$(CC) MPICC=$(MPICC) BUILD=$(BUILD) VERSION=$(VERSION)"; echo "DEPS_LIBS=$(DEPS_LIBS)"
+man: $(BUILD)/temper ## the manual page, build/temper.1 (man -l build/temper.1)
+	@$< --man > build/temper.1 && echo build/temper.1
+handbook: $(BUILD)/temper ## the handbook, build/handbook.html
+	@$< --handbook > build/handbook.html && echo build/handbook.html
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | sort | column -t -s "$$(printf '\t')"
 clean: ## remove what was built
@@ -254,5 +284,8 @@ install: $(BUILD)/temper ## install under $(DESTDIR)$(prefix)
 	install -m 755 $(BUILD)/temper $(DESTDIR)$(prefix)/bin/temper
 	[ ! -e build/cuda/libtemper_cuda.so ] || install -D -m 755 build/cuda/libtemper_cuda.so $(DESTDIR)$(prefix)/lib/temper/libtemper_cuda.so
 	cp -r inputs jobs $(DESTDIR)$(prefix)/share/temper/
+	install -d $(DESTDIR)$(prefix)/share/man/man1
+	$(BUILD)/temper --man > $(DESTDIR)$(prefix)/share/man/man1/temper.1
+	$(BUILD)/temper --handbook > $(DESTDIR)$(prefix)/share/temper/handbook.html
 
--include $(OBJ:.o=.d) $(TESTB:=.d) $(BUILD)/src/main.d
+-include $(OBJ:.o=.d) $(TESTB:=.d) $(FUZZB:=.d) $(BUILD)/src/main.d

@@ -24,8 +24,15 @@ template <int D> struct bf16_size {
 struct bf16_pack {
     const float *x;
     int64_t ld, step, n, heads, d, wide, total; /* wide: D; total: groups of 8 channels */
+    uint4 *y;
 };
-static __global__ void attn_pack_k(struct bf16_pack p, uint4 *y) {
+/* All arrays of a call, one for each y of the grid. */
+struct bf16_packs {
+    struct bf16_pack at[4];
+    int n;
+};
+static __global__ void attn_pack_k(struct bf16_packs all) {
+    const struct bf16_pack &p = all.at[blockIdx.y];
     GPU_EACH(i, p.total) {
         const int64_t groups = p.wide / 8, c = i % groups * 8, h = i / groups % p.heads, row = i / groups / p.heads,
                       seq = row / p.n, r = row % p.n;
@@ -37,13 +44,17 @@ static __global__ void attn_pack_k(struct bf16_pack p, uint4 *y) {
                            hi = c + 2 * e + 1 < p.d ? bf16_encode(x[2 * e + 1]) : 0;
             out[e] = lo | hi << 16;
         }
-        y[((seq * p.heads + h) * p.n + r) * groups + c / 8] = make_uint4(out[0], out[1], out[2], out[3]);
+        p.y[((seq * p.heads + h) * p.n + r) * groups + c / 8] = make_uint4(out[0], out[1], out[2], out[3]);
     }
 }
-static void pack(struct cuda_gpu *g, dptr x, int64_t ld, int64_t b, int64_t step, int64_t n, int64_t heads, int64_t d,
-                 int64_t wide, bf16_t *y) {
-    struct bf16_pack p = {gpu_f32(x), ld, step, n, heads, d, wide, b * n * heads * (wide / 8)};
-    LAUNCH(attn_pack_k, gpu_blocks(p.total, GPU_THREADS), GPU_THREADS, 0, g->stream, p, (uint4 *)y);
+static void add_pack(struct bf16_packs *all, dptr x, int64_t ld, int64_t b, int64_t step, int64_t n, int64_t heads,
+                     int64_t d, int64_t wide, bf16_t *y) {
+    all->at[all->n++] = {gpu_f32(x), ld, step, n, heads, d, wide, b * n * heads * (wide / 8), (uint4 *)y};
+}
+static void pack(struct cuda_gpu *g, const struct bf16_packs &all) {
+    int64_t most = 0;
+    for (int i = 0; i < all.n; i++) most = all.at[i].total > most ? all.at[i].total : most;
+    LAUNCH(attn_pack_k, dim3(gpu_blocks(most, GPU_THREADS), (unsigned)all.n), GPU_THREADS, 0, g->stream, all);
 }
 
 /* --- tiles ---------------------------------------------------------------------------------------------------------------------- */
@@ -384,9 +395,11 @@ template <int D> static int forward(struct cuda_gpu *g, const struct attn_fwd_ar
     GPU_TRY(gpu_work(g, (size_t)(nq + 2 * nkv) * sizeof(bf16_t), &work));
     bf16_t *q = (bf16_t *)work, *k = q + nq, *v = k + nkv;
     const int64_t step = a->tk ? a->tk : a->t;
-    pack(g, a->q, a->ldq, a->b, a->t, a->t, a->hq, a->d, D, q);
-    pack(g, a->k, a->ldk, a->b, step, keys, a->hkv, a->d, D, k);
-    pack(g, a->v, a->ldv, a->b, step, keys, a->hkv, a->d, D, v);
+    struct bf16_packs all = {};
+    add_pack(&all, a->q, a->ldq, a->b, a->t, a->t, a->hq, a->d, D, q);
+    add_pack(&all, a->k, a->ldk, a->b, step, keys, a->hkv, a->d, D, k);
+    add_pack(&all, a->v, a->ldv, a->b, step, keys, a->hkv, a->d, D, v);
+    pack(g, all);
     LAUNCH(kernel, (unsigned)(a->b * a->hq * ((a->t + ROWS - 1) / ROWS)), ATTN_THREADS, shared, g->stream, *a, q, k, v);
     return gpu_launched("attn_fwd");
 }
@@ -400,10 +413,12 @@ template <int D> static int backward(struct cuda_gpu *g, const struct attn_bwd_a
     if (!(*done = attn_fits(dq, shared) && attn_fits(dkv, shared + columns))) return 0;
     GPU_TRY(gpu_work(g, (size_t)(2 * nq + 2 * nkv) * sizeof(bf16_t), &work));
     bf16_t *q = (bf16_t *)work, *dout = q + nq, *k = dout + nq, *v = k + nkv;
-    pack(g, a->q, a->ldq, a->b, a->t, a->t, a->hq, a->d, D, q);
-    pack(g, a->dout, a->ldo, a->b, a->t, a->t, a->hq, a->d, D, dout);
-    pack(g, a->k, a->ldk, a->b, a->t, a->t, a->hkv, a->d, D, k);
-    pack(g, a->v, a->ldv, a->b, a->t, a->t, a->hkv, a->d, D, v);
+    struct bf16_packs all = {};
+    add_pack(&all, a->q, a->ldq, a->b, a->t, a->t, a->hq, a->d, D, q);
+    add_pack(&all, a->dout, a->ldo, a->b, a->t, a->t, a->hq, a->d, D, dout);
+    add_pack(&all, a->k, a->ldk, a->b, a->t, a->t, a->hkv, a->d, D, k);
+    add_pack(&all, a->v, a->ldv, a->b, a->t, a->t, a->hkv, a->d, D, v);
+    pack(g, all);
     LAUNCH(dkv, (unsigned)(a->b * a->hkv * tiles), ATTN_THREADS, shared + columns, g->stream, *a, q, dout, k, v);
     LAUNCH(dq, (unsigned)(a->b * a->hq * tiles), ATTN_THREADS, shared, g->stream, *a, q, dout, k, v);
     return gpu_launched("attn_bwd");

@@ -57,15 +57,16 @@ int gemm_fold(struct cuda_gpu *g, const struct gemm_plan *p, const float *split)
     return gpu_launched("gemm");
 }
 
-static int state(struct cuda_gpu *g) {
+int gpu_gemm_open(struct cuda_gpu *g) {
     cudaDeviceProp d;
-    if (g->gemm) return 0;
     GPU_TRY(gpu_check(cudaGetDeviceProperties(&d, g->device), "asking for a device's properties"));
     struct gemm_state *s = new gemm_state();
     s->multiprocessors = d.multiProcessorCount;
     s->major = d.major;
+    s->minor = d.minor;
     g->gemm = s;
     if (!g->invariant) GPU_TRY(gemm_lt_open(&s->lt));
+    GPU_TRY(gemm_fp8_open(g));
     return s->lt ? 0 : gemm_wgmma_open(g, &s->wgmma);
 }
 void gpu_gemm_close(struct cuda_gpu *g) {
@@ -105,7 +106,6 @@ int gpu_gemm(struct cuda_gpu *g, const struct gemm_args *a) {
     struct gemm_plan p;
     bool served = false;
     if (a->m == 0 || a->n == 0) return 0;
-    GPU_TRY(state(g));
     plan(a, &p);
     if (p.leaves == 0) return gemm_fold(g, &p, nullptr);
     if (a->bf16) return gemm_bf16(g, &p);

@@ -25,14 +25,17 @@ struct gemm_plan {
 /* Rows [m0, m0 + m) and columns [n0, n0 + n) of a product. */
 struct gemm_plan gemm_part(const struct gemm_plan *p, int64_t m0, int64_t m, int64_t n0, int64_t n);
 
-/* What the device of a cuda_gpu has for products; made at the first one. */
+/* What the device of a cuda_gpu has for products. */
 struct gemm_lt;
 struct gemm_state {
-    int multiprocessors, major; /* major: of the compute capability */
-    struct gemm_lt *lt;         /* cuBLASLt; NULL: invariant, or a build without */
-    bool wgmma;                 /* gemm_wgmma.cu serves bf16 */
-    void *encode;               /* the driver's cuTensorMapEncodeTiled, for it */
+    int multiprocessors, major, minor; /* of the compute capability */
+    struct gemm_lt *lt;                /* cuBLASLt; NULL: invariant, or a build without */
+    bool wgmma;                        /* gemm_wgmma.cu serves bf16 */
+    void *encode;                      /* the driver's cuTensorMapEncodeTiled, for it */
+    bool fp8,
+        fp8_lt; /* who multiplies E4M3 codes (gemm_fp8.cu): fp8 tensor cores, else widened to bf16; cuBLASLt, where it can */
 };
+int gemm_fp8_open(struct cuda_gpu *g); /* sets fp8 and fp8_lt of g->gemm: sm_89 or later, a right result */
 
 /* Products of a plan that has leaves: fp32 with the host's bits; bf16 (gemm_bf16.cu). */
 int gemm_f32(struct cuda_gpu *g, const struct gemm_plan *p);

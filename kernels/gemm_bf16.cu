@@ -24,17 +24,19 @@ static __device__ __forceinline__ uint4 round8(const float4 &x, const float4 &y)
     return make_uint4(gemm_round2(x.x, x.y), gemm_round2(x.z, x.w), gemm_round2(y.x, y.y), gemm_round2(y.z, y.w));
 }
 
-/* A factor whose rows lie along k: a thread takes 8 k of a row. Rows past the last are zeros. */
-static __global__ void pack_along_k(struct gemm_plan p, struct gemm_packed w, bool is_b, int64_t padded) {
-    const int64_t chunks = w.k / 8, rows = is_b ? p.n : p.m;
-    uint16_t *out = is_b ? w.b : w.a;
-    GPU_EACH(i, padded * chunks) {
-        const int64_t r = i / chunks, k = i % chunks * 8;
+/* Factors whose rows lie along k, one or both in a launch: a thread takes 8 k of a row, of `of_a` and then `of_b` padded ones. Rows past the last
+ * are zeros. */
+static __global__ void pack_along_k(struct gemm_plan p, struct gemm_packed w, int64_t of_a, int64_t of_b) {
+    const int64_t chunks = w.k / 8;
+    GPU_EACH(i, (of_a + of_b) * chunks) {
+        const bool is_b = i >= of_a * chunks;
+        const int64_t at = is_b ? i - of_a * chunks : i, r = at / chunks, k = at % chunks * 8, rows = is_b ? p.n : p.m;
         const int f = piece_of(w, k);
         const struct gemm_piece &q = p.piece[f];
         const int64_t in = k - w.at[f], left = r < rows ? q.k - in : 0;
         const float *x = (is_b ? q.b + r * q.ldb : q.a + r * q.lda) + in;
-        *reinterpret_cast<uint4 *>(out + i * 8) = round8(gemm_load4(x, left), gemm_load4(x + 4, left - 4));
+        *reinterpret_cast<uint4 *>((is_b ? w.b : w.a) + at * 8) =
+            round8(gemm_load4(x, left), gemm_load4(x + 4, left - 4));
     }
 }
 /* One whose rows are k: squares of 64 x 64 are turned in shared memory. */
@@ -66,13 +68,18 @@ static __global__ void __launch_bounds__(THREADS) pack_across_k(struct gemm_plan
                    make_float4(x[4 * LD], x[5 * LD], x[6 * LD], x[7 * LD]));
     }
 }
-static int pack(struct cuda_gpu *g, const struct gemm_plan *p, const struct gemm_packed *w, bool is_b) {
-    const int64_t rows = gemm_padded(is_b ? p->n : p->m);
-    if (is_b ? p->layout == GEMM_NT : p->layout != GEMM_TN)
-        LAUNCH(pack_along_k, gpu_blocks(rows * (w->k / 8), THREADS), THREADS, 0, g->stream, *p, *w, is_b, rows);
-    else
-        LAUNCH(pack_across_k, dim3((unsigned)((w->k + 63) / 64), (unsigned)(rows / 64)), THREADS, 0, g->stream, *p, *w,
-               is_b);
+static void pack_across(struct cuda_gpu *g, const struct gemm_plan *p, const struct gemm_packed *w, bool is_b) {
+    const dim3 grid((unsigned)((w->k + 63) / 64), (unsigned)(gemm_padded(is_b ? p->n : p->m) / 64));
+    LAUNCH(pack_across_k, grid, THREADS, 0, g->stream, *p, *w, is_b);
+}
+static int pack(struct cuda_gpu *g, const struct gemm_plan *p, const struct gemm_packed *w, bool a, bool b) {
+    const int64_t of_a = a && p->layout != GEMM_TN ? gemm_padded(p->m) : 0,
+                  of_b = b && p->layout == GEMM_NT ? gemm_padded(p->n) : 0;
+    if (of_a + of_b > 0)
+        LAUNCH(pack_along_k, gpu_blocks((of_a + of_b) * (w->k / 8), THREADS), THREADS, 0, g->stream, *p, *w, of_a,
+               of_b);
+    if (a && of_a == 0) pack_across(g, p, w, false);
+    if (b && of_b == 0) pack_across(g, p, w, true);
     return gpu_launched("gemm");
 }
 
@@ -273,7 +280,7 @@ static int run_rows(struct cuda_gpu *g, const struct gemm_plan *p) {
 static int run_packed(struct cuda_gpu *g, const struct gemm_plan *p, const struct gemm_packed *w, float *sums) {
     if (g->gemm->lt) {
         const struct lt_product x = {.layout = GEMM_NT,
-                                     .bf16 = 1,
+                                     .type = LT_BF16,
                                      .accumulate = p->accumulate,
                                      .m = p->m,
                                      .n = p->n,
@@ -296,16 +303,15 @@ static int run_packed(struct cuda_gpu *g, const struct gemm_plan *p, const struc
     return sums ? gemm_fold(g, p, sums) : 0;
 }
 
-/* The packed factors of a part of C are work space: parts are as large as PACKED allows. */
+/* The packed factors of a part of C are work space: parts are as large as OPS_GEMM_PACKED allows. */
 int gemm_bf16(struct cuda_gpu *g, const struct gemm_plan *p) {
-    enum { PACKED = 256 << 20 }; /* bytes of each factor */
     const bool wgmma = g->gemm->wgmma;
     const int64_t unit = wgmma ? GEMM_UNIT_WGMMA : GEMM_UNIT;
     struct gemm_packed w = {};
     if (p->m <= FEW && !(wgmma && g->invariant)) return run_rows(g, p);
     for (int i = 0; i < p->first[p->leaves]; i++) w.at[i + 1] = w.at[i] + (p->piece[i].k + unit - 1) / unit * unit;
     w.k = w.at[p->first[p->leaves]];
-    const int64_t fit = PACKED / (w.k * 2) / TILE * TILE, most = fit > 0 ? fit : (int64_t)TILE;
+    const int64_t fit = OPS_GEMM_PACKED / (w.k * 2) / TILE * TILE, most = fit > 0 ? fit : (int64_t)TILE;
     const int64_t rows = p->m < most ? p->m : most, cols = p->n < most ? p->n : most;
     const struct gemm_plan largest = gemm_part(p, 0, rows, 0, cols);
     const size_t bytes_a = (size_t)(gemm_padded(rows) * w.k) * 2, bytes_b = (size_t)(gemm_padded(cols) * w.k) * 2,
@@ -321,8 +327,7 @@ int gemm_bf16(struct cuda_gpu *g, const struct gemm_plan *p) {
         for (int64_t m = 0; m < p->m; m += rows) {
             const struct gemm_plan part =
                 gemm_part(p, m, p->m - m < rows ? p->m - m : rows, n, p->n - n < cols ? p->n - n : cols);
-            if (n == 0 || rows < p->m) GPU_TRY(pack(g, &part, &w, false));
-            if (m == 0) GPU_TRY(pack(g, &part, &w, true));
+            GPU_TRY(pack(g, &part, &w, n == 0 || rows < p->m, m == 0));
             GPU_TRY(run_packed(g, &part, &w, sums));
         }
     return 0;

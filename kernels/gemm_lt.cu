@@ -9,12 +9,12 @@
 
 #include "base/status.h"
 
-enum { KEPT = 256, WORKSPACE = 32 << 20 /* what cuBLAS advises for Hopper */ };
+enum { KEPT = 256, WORKSPACE = OPS_GEMM_LT_WORK };
 
 /* What a choice depends on; compared as bytes, so no padding. */
 struct lt_key {
     int64_t m, n, k, lda, ldb, ldc;
-    int32_t layout, bf16, accumulate, bias;
+    int32_t layout, type, accumulate, bias;
     uint32_t align[4]; /* bytes, up to 16, of a, b, c twice: cuBLASLt's B, A, C, D */
 };
 struct lt_entry {
@@ -82,7 +82,7 @@ static struct lt_key key_of(const struct lt_product *x) {
             x->ldb,
             x->ldc,
             x->layout,
-            x->bf16,
+            x->type,
             x->accumulate,
             x->bias != nullptr,
             {alignment(x->a), alignment(x->b), alignment(x->c), alignment(x->c)}};
@@ -96,7 +96,8 @@ static int describe(struct gemm_lt *lt, const struct lt_key *k, struct lt_entry 
     const bool nt = k->layout == GEMM_NT, tn = k->layout == GEMM_TN;
     const cublasOperation_t op_b = nt ? CUBLAS_OP_T : CUBLAS_OP_N, op_a = tn ? CUBLAS_OP_T : CUBLAS_OP_N;
     const cublasLtEpilogue_t epilogue = k->bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
-    const cudaDataType type = k->bf16 ? CUDA_R_16BF : CUDA_R_32F;
+    static const cudaDataType types[] = {CUDA_R_32F, CUDA_R_16BF, CUDA_R_8F_E4M3};
+    const cudaDataType type = types[k->type];
     cublasLtMatmulHeuristicResult_t found;
     int count = 0;
     e->key = *k;
@@ -140,6 +141,9 @@ static int look_up(struct gemm_lt *lt, const struct lt_key *k, struct lt_entry *
     return st;
 }
 
+static int set_pointer(struct lt_entry *e, cublasLtMatmulDescAttributes_t what, const float *p) {
+    return check(cublasLtMatmulDescSetAttribute(e->desc, what, &p, sizeof p), "cuBLASLt product");
+}
 int gemm_lt_run(struct cuda_gpu *g, const struct lt_product *x, bool *served) {
     struct gemm_lt *lt = g->gemm->lt;
     const struct lt_key key = key_of(x);
@@ -148,10 +152,11 @@ int gemm_lt_run(struct cuda_gpu *g, const struct lt_product *x, bool *served) {
     GPU_TRY(look_up(lt, &key, &e));
     *served = e->served;
     if (!e->served) return 0;
-    if (x->bias)
-        GPU_TRY(
-            check(cublasLtMatmulDescSetAttribute(e->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &x->bias, sizeof x->bias),
-                  "cuBLASLt product"));
+    if (x->bias) GPU_TRY(set_pointer(e, CUBLASLT_MATMUL_DESC_BIAS_POINTER, x->bias));
+    if (x->type == LT_E4M3) { /* cuBLASLt's A is our B */
+        GPU_TRY(set_pointer(e, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, x->scale_b));
+        GPU_TRY(set_pointer(e, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, x->scale_a));
+    }
     return check(cublasLtMatmul(lt->handle, e->desc, &one, x->b, e->b, x->a, e->a, &beta, x->c, e->c, x->c, e->c,
                                 &e->algo, lt->workspace, WORKSPACE, g->stream),
                  "gemm (cuBLASLt)");

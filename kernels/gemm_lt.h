@@ -2,13 +2,15 @@
 #pragma once
 #include "gemm.h"
 
-/* C[m,n] = (accumulate ? C : 0) + A B (layouts of gemm_args) + bias[n]; bias may be NULL. Factors are fp32, or bf16 with fp32 sums. */
+enum lt_type { LT_F32, LT_BF16, LT_E4M3 };
+/* C[m,n] = (accumulate ? C : 0) + A B (layouts of gemm_args) + bias[n]; bias may be NULL. Sums are fp32. E4M3: layout NT, no bias, and A B is times
+ * *scale_a * *scale_b, on the device. */
 struct lt_product {
-    int layout, bf16, accumulate;
+    int layout, type, accumulate;
     int64_t m, n, k, lda, ldb, ldc;
     const void *a, *b;
     float *c;
-    const float *bias;
+    const float *bias, *scale_a, *scale_b;
 };
 
 /* *out is NULL in a build without cuBLASLt. Fails where the library refuses the device. */

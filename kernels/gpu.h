@@ -6,6 +6,8 @@
  * and log, no float atomics. (3) gpu_<op> checks nothing that dev.h's callers must have right; it launches and returns. */
 #pragma once
 
+#include <vector>
+
 #include "dev/cuda_plugin.h"
 #ifndef __CUDACC__
 #include "emu/cuda_emu.h"
@@ -13,12 +15,19 @@
 #include "emu/cuda_real.h"
 #endif
 
+/* A copy to the host that is queued: when it is done, its bytes go from staging memory to where they were wanted. */
+struct gpu_fetch {
+    char *to;
+    size_t at, bytes;
+};
 struct cuda_gpu {
     int device, invariant;
     cudaStream_t stream;
     void *work; /* work space of the kernels: gpu_work */
     size_t work_bytes;
-    void *staging;           /* pinned, GPU_STAGING bytes */
+    void *staging; /* pinned, GPU_STAGING bytes, of which the first `staged` are in use until the next wait */
+    size_t staged;
+    std::vector<gpu_fetch> fetches;
     struct gemm_state *gemm; /* of gemm.cu */
 };
 
@@ -36,13 +45,14 @@ int gpu_check(cudaError_t e, const char *what); /* 0, or gpu_fail with the runti
 /* After LAUNCH: errors of the launch itself; those of the kernel come at the next sync. */
 static inline int gpu_launched(const char *op) { return gpu_check(cudaGetLastError(), op); }
 
-/* At least `bytes` of device memory, 256-byte aligned, undefined contents, valid until the next gpu_work. It grows and is kept:
- * shapes repeat from step to step, so that only a stage's first step allocates. */
+/* At least `bytes` of device memory, 256-byte aligned, undefined contents, valid until the next gpu_work. No more than the row's column says: a
+ * stage has that reserved before its first step. Without a plan it grows as it is wanted. */
 int gpu_work(struct cuda_gpu *g, size_t bytes, void **out);
 
+int gpu_gemm_open(struct cuda_gpu *g);   /* after the stream; uses the staging memory */
 void gpu_gemm_close(struct cuda_gpu *g); /* releases g->gemm, after the last product */
 
-#define OP(name, flops, bytes, doc) int gpu_##name(struct cuda_gpu *g, const struct name##_args *a);
+#define OP(name, ...) int gpu_##name(struct cuda_gpu *g, const struct name##_args *a);
 #include "dev/ops.def"
 #undef OP
 

@@ -23,15 +23,48 @@ int gpu_check(cudaError_t e, const char *what) {
 }
 static const char *error(void) { return last_error; }
 
-static int devices(int *n) { return gpu_check(cudaGetDeviceCount(n), "counting devices"); }
+/* Nobody launches it: asking for its attributes tells whether there is code for the device. */
+static __global__ void any_k() {}
+
+static int devices(int *n) {
+    int driver = 0, runtime = 0;
+    cudaError_t e = cudaGetDeviceCount(n);
+    if (e != cudaErrorInsufficientDriver) return gpu_check(e, "counting devices");
+    (void)cudaDriverGetVersion(&driver);
+    (void)cudaRuntimeGetVersion(&runtime);
+    if (driver == 0) return gpu_fail(TM_ERR_DEVICE, "no NVIDIA driver here");
+    return gpu_fail(TM_ERR_DEVICE,
+                    "the driver is too old: it serves CUDA %d.%d, the plugin needs %d.%d (a newer driver, or a plugin "
+                    "built with an older toolkit)",
+                    driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
+}
+
+/* The first calls that need the device for themselves. */
+static int reach(int device, const cudaDeviceProp *p, size_t *free_bytes, size_t *all) {
+    cudaFuncAttributes code;
+    int mode = cudaComputeModeDefault;
+    GPU_TRY(gpu_check(cudaSetDevice(device), "choosing a device"));
+    cudaError_t e = cudaMemGetInfo(free_bytes, all);
+    if (e == cudaSuccess) e = cudaFuncGetAttributes(&code, (const void *)any_k);
+    (void)cudaDeviceGetAttribute(&mode, cudaDevAttrComputeMode, device);
+    if (e == cudaErrorNoKernelImageForDevice || e == cudaErrorInvalidDeviceFunction)
+        return gpu_fail(TM_ERR_UNSUPPORTED, "device %d (%s) is an sm_%d%d: this plugin has no code for it (%s)", device,
+                        p->name, p->major, p->minor, TEMPER_CUDA_BUILD);
+    if (e == cudaErrorDevicesUnavailable)
+        return gpu_fail(TM_ERR_DEVICE, "device %d (%s, PCI %04x:%02x:%02x.0) is busy: %s", device, p->name,
+                        p->pciDomainID, p->pciBusID, p->pciDeviceID,
+                        mode == cudaComputeModeDefault
+                            ? "another process holds it"
+                            : "its compute mode lets one process in (nvidia-smi -c DEFAULT changes that)");
+    return gpu_check(e, "opening a device");
+}
 
 static int info(int device, struct cuda_info *out) {
     cudaDeviceProp p;
     size_t free_bytes = 0, all = 0;
     memset(out, 0, sizeof *out);
     GPU_TRY(gpu_check(cudaGetDeviceProperties(&p, device), "asking for a device's properties"));
-    GPU_TRY(gpu_check(cudaSetDevice(device), "choosing a device"));
-    GPU_TRY(gpu_check(cudaMemGetInfo(&free_bytes, &all), "asking for a device's memory"));
+    GPU_TRY(reach(device, &p, &free_bytes, &all));
     snprintf(out->name, sizeof out->name, "%.95s", p.name);
     snprintf(out->pci, sizeof out->pci, "%04x:%02x:%02x.0", p.pciDomainID, p.pciBusID, p.pciDeviceID);
     out->major = p.major;
@@ -59,6 +92,7 @@ static int open_gpu(int device, int invariant, struct cuda_gpu **out) {
     int st = gpu_check(cudaSetDevice(device), "choosing a device");
     if (!st) st = gpu_check(cudaStreamCreateWithFlags(&g->stream, cudaStreamNonBlocking), "making a stream");
     if (!st) st = gpu_check(cudaHostAlloc(&g->staging, GPU_STAGING, cudaHostAllocDefault), "allocating staging memory");
+    if (!st) st = gpu_gemm_open(g);
     if (st) {
         close_gpu(g);
         return st;
@@ -67,15 +101,19 @@ static int open_gpu(int device, int invariant, struct cuda_gpu **out) {
     return 0;
 }
 
+static int reserve(struct cuda_gpu *g, size_t bytes, size_t *had) {
+    if (had) *had = g->work_bytes;
+    if (bytes == g->work_bytes) return 0;
+    GPU_TRY(gpu_check(cudaStreamSynchronize(g->stream), "waiting to change work space"));
+    if (g->work) GPU_TRY(gpu_check(cudaFree(g->work), "releasing work space"));
+    g->work = nullptr;
+    g->work_bytes = 0;
+    if (bytes) GPU_TRY(gpu_check(cudaMalloc(&g->work, bytes), "allocating work space"));
+    g->work_bytes = bytes;
+    return 0;
+}
 int gpu_work(struct cuda_gpu *g, size_t bytes, void **out) {
-    if (bytes > g->work_bytes) {
-        GPU_TRY(gpu_check(cudaStreamSynchronize(g->stream), "waiting to grow work space"));
-        if (g->work) GPU_TRY(gpu_check(cudaFree(g->work), "releasing work space"));
-        g->work = nullptr;
-        g->work_bytes = 0;
-        GPU_TRY(gpu_check(cudaMalloc(&g->work, bytes), "allocating work space"));
-        g->work_bytes = bytes;
-    }
+    if (bytes > g->work_bytes) GPU_TRY(reserve(g, bytes, nullptr));
     *out = g->work;
     return 0;
 }
@@ -96,29 +134,48 @@ static int host_alloc(struct cuda_gpu *, size_t bytes, void **out) {
 }
 static int host_release(struct cuda_gpu *, void *p) { return gpu_check(cudaFreeHost(p), "releasing pinned memory"); }
 
-static int sync(struct cuda_gpu *g) { return gpu_check(cudaStreamSynchronize(g->stream), "waiting for the device"); }
+/* Pinned memory is handed out from its start; after a wait it is free again. A copy from pageable memory would be staged by the driver, with a
+ * wait for each piece. */
+static int sync(struct cuda_gpu *g) {
+    GPU_TRY(gpu_check(cudaStreamSynchronize(g->stream), "waiting for the device"));
+    for (const gpu_fetch &f : g->fetches) memcpy(f.to, (const char *)g->staging + f.at, f.bytes);
+    g->fetches.clear();
+    g->staged = 0;
+    return 0;
+}
+/* Room for the next piece of `left` bytes: all that is left, or what fits. */
+static int stage(struct cuda_gpu *g, size_t left, size_t *at, size_t *n) {
+    const size_t ALIGN = 256;
+    if (g->staged + (left < GPU_STAGING ? left : GPU_STAGING) > GPU_STAGING) GPU_TRY(sync(g));
+    *at = g->staged;
+    *n = left < GPU_STAGING - *at ? left : GPU_STAGING - *at;
+    g->staged = *at + (*n + ALIGN - 1) / ALIGN * ALIGN;
+    return 0;
+}
 
-/* Through pinned memory: a copy from pageable memory would be staged by the driver with a wait for each piece. */
 static int upload(struct cuda_gpu *g, uint64_t to, const void *from, size_t bytes) {
-    for (size_t at = 0; at < bytes; at += GPU_STAGING) {
-        size_t n = bytes - at < GPU_STAGING ? bytes - at : GPU_STAGING;
-        memcpy(g->staging, (const char *)from + at, n);
-        GPU_TRY(gpu_check(cudaMemcpyAsync((char *)(uintptr_t)to + at, g->staging, n, cudaMemcpyHostToDevice, g->stream),
+    for (size_t done = 0, at, n; done < bytes; done += n) {
+        GPU_TRY(stage(g, bytes - done, &at, &n));
+        memcpy((char *)g->staging + at, (const char *)from + done, n);
+        GPU_TRY(gpu_check(cudaMemcpyAsync((char *)(uintptr_t)to + done, (char *)g->staging + at, n,
+                                          cudaMemcpyHostToDevice, g->stream),
                           "copying to the device"));
-        GPU_TRY(sync(g));
+    }
+    return 0;
+}
+static int fetch(struct cuda_gpu *g, void *to, uint64_t from, size_t bytes) {
+    for (size_t done = 0, at, n; done < bytes; done += n) {
+        GPU_TRY(stage(g, bytes - done, &at, &n));
+        GPU_TRY(gpu_check(cudaMemcpyAsync((char *)g->staging + at, (const char *)(uintptr_t)from + done, n,
+                                          cudaMemcpyDeviceToHost, g->stream),
+                          "copying from the device"));
+        g->fetches.push_back({(char *)to + done, at, n});
     }
     return 0;
 }
 static int download(struct cuda_gpu *g, void *to, uint64_t from, size_t bytes) {
-    for (size_t at = 0; at < bytes; at += GPU_STAGING) {
-        size_t n = bytes - at < GPU_STAGING ? bytes - at : GPU_STAGING;
-        GPU_TRY(gpu_check(cudaMemcpyAsync(g->staging, (const char *)(uintptr_t)from + at, n, cudaMemcpyDeviceToHost,
-                                          g->stream),
-                          "copying from the device"));
-        GPU_TRY(sync(g));
-        memcpy((char *)to + at, g->staging, n);
-    }
-    return 0;
+    GPU_TRY(fetch(g, to, from, bytes));
+    return sync(g);
 }
 
 static const struct cuda_plugin table = {
@@ -135,7 +192,9 @@ static const struct cuda_plugin table = {
     .host_release = host_release,
     .upload = upload,
     .download = download,
+    .fetch = fetch,
     .sync = sync,
+    .reserve = reserve,
 #if TEMPER_NCCL
     .comm_id = comm_id,
     .comm_open = comm_open,
@@ -155,7 +214,7 @@ static const struct cuda_plugin table = {
     .comm_start = comm_start,
     .comm_wait = comm_wait,
 #endif
-#define OP(name, flops, bytes, doc) .name = gpu_##name,
+#define OP(name, ...) .name = gpu_##name,
 #include "dev/ops.def"
 #undef OP
 };

@@ -1,6 +1,7 @@
 /* PTX instructions as functions, each with an emulated twin. */
 #pragma once
 #include "gpu.h"
+#include "numfmt/e4m3.h"
 
 #if !CUEMU
 __device__ __forceinline__ void mma_m16n8k16_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
@@ -8,6 +9,15 @@ __device__ __forceinline__ void mma_m16n8k16_bf16(float (&d)[4], const uint32_t 
         "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+/* E4M3 codes: a register holds four neighbours along k. Only from sm_89 on; elsewhere the sums stay as they are. */
+__device__ __forceinline__ void mma_m16n8k32_e4m3(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+#if __CUDA_ARCH__ >= 890
+    asm volatile(
+        "mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#endif
 }
 __device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], const void *row) {
     uint32_t p = (uint32_t)__cvta_generic_to_shared(row);
@@ -65,6 +75,28 @@ static inline void mma_m16n8k16_bf16(float (&d)[4], const uint32_t (&a)[4], cons
             acc += cuemu_bf(word(4 * g + q, row8 + 2 * up), hi) * cuemu_bf(word(4 * col + q, 4 + up), hi);
         }
         d[i] = acc;
+    }
+}
+/* Its sums are as coarse as the tensor cores of Hopper make them: the sum so far and the 32 products are cut to 13 bits below the largest one's
+ * leading bit, then added (DeepSeek-V3, arXiv 2412.19437, section 3.3.2: about 14 bits). */
+static inline void mma_m16n8k32_e4m3(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    uint32_t in[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
+    ::cuemu::WarpSlot *s;
+    unsigned gen = ::cuemu::warp_sync(0xffffffffu, in, sizeof in, &s);
+    int l = ::cuemu::cur()->lane, g = l >> 2, t = l & 3;
+    auto code = [&](int lane, int i) { return ((const uint8_t *)s->buf[gen & 1][lane])[i]; };
+    for (int i = 0; i < 4; i++) {
+        int row8 = i >> 1, col = 2 * t + (i & 1), top = -126;
+        float term[33];
+        for (int k = 0; k < 32; k++)
+            term[k] = e4m3_decode(code(4 * g + (k & 15) / 4, 4 * (row8 + 2 * (k >> 4)) + k % 4)) *
+                      e4m3_decode(code(4 * col + (k & 15) / 4, 4 * (4 + (k >> 4)) + k % 4));
+        term[32] = d[i];
+        for (float x : term)
+            if (x != 0 && std::isfinite(x) && std::ilogb(x) > top) top = std::ilogb(x);
+        float sum = 0;
+        for (float x : term) sum += std::isfinite(x) ? std::ldexp(std::trunc(std::ldexp(x, 13 - top)), top - 13) : x;
+        d[i] = sum;
     }
 }
 template <int N, bool TRANS = false> void cuemu_ldmatrix(uint32_t *r, const void *row) {

@@ -7,7 +7,7 @@ The sides of a group run in turn, so that what disturbs the machine disturbs all
 import argparse, json, os, statistics, subprocess, sys, time
 
 import bench_machine as machine
-from bench_cases import CALIBRATE, EVALUATE, Bench, Unavailable, model_flops
+from bench_cases import CALIBRATE, EVALUATE, PLANNED, Bench, Unavailable, model_flops
 
 ON, OFF = "true", "false"  # numerics.grid_invariant
 
@@ -110,6 +110,7 @@ def groups_of(b, text, isa):
     grid = dict(length=256, micro=1, batch=4, samples=0, invariant=ON)
     g["grid"] = {"one": lambda: b.step(**grid), "tp2 pp2": lambda: b.step(4, 1, tp=2, pp=2, **grid), "pp4": lambda: b.step(4, 1, pp=4, **grid)}
     g["files"] = {"plain": lambda: b.plain_files(machine.Meter), "temper": b.files}
+    g["saving"] = {"line": lambda: b.saving("false"), "background": lambda: b.saving("true")}
     g["tokenizer"] = {"peer": lambda: b.peer("tokenize " + text), "temper": lambda: b.tokenize(text)}
     kd = '{ do = "distill"; name = "run"; data = "d"; steps = 1; }'
     for dtype in ("fp32", "bf16"):
@@ -117,6 +118,8 @@ def groups_of(b, text, isa):
                                 "qad": lambda d=dtype: b.memory([kd], preset="nvfp4", length=256, micro=2, batch=2, compute=d)}
     g["memory fp32"]["kd 2 x 512"] = lambda: b.memory([kd], micro=2, batch=2)
     g["memory fp32"]["kd 1 x 2048"] = lambda: b.memory([kd], length=2048, micro=1, batch=1, recompute="layer")
+    small = dict(model=os.path.abspath("inputs/models/austen-3m"), length=256, samples=128, micro=8, batch=16, preset="nvfp4")
+    g["plan"] = {"probe": b.probe, "embedded model": lambda: b.planned(**small), "135M": lambda: b.planned(preset="fp8", length=256)}
     return g
 
 
@@ -146,12 +149,17 @@ def rows_of(b):
             rows.append((f"  its peak memory, {dtype}", group, "off", "rss", "peer", "rss", "share", "<= 0.60" if dtype == "bf16" else None))
     for name, figure in (("checkpoint writing against a plain write", "save"), ("export against a plain write", "export"), ("model loading against a plain read", "load")):
         rows.append((name, "files", "temper", figure, "plain", figure, "x", ">= 0.70"))
+    rows += [("training stands still for a save in the background, of one in line", "saving", "background", "stalled", "line", "stalled", "share", "<= 0.05"),
+             ("  a step beside it", "saving", "background", "step", "line", "step", "share", None)]
     rows.append(("tokenizer, one core", "tokenizer", "temper", "rate", "peer", "rate", "x", None))
     for grid in ("tp2 pp2", "pp4"):
         rows.append((f"KD step on 4 ranks ({grid}) of 1 rank", "grid", grid, "rate", "one", "rate", "x", ">= 0.70"))
     for dtype in ("fp32", "bf16"):
         for side in ("calibrate", "qad"):
             rows.append((f"process memory of its plan, {side}, {dtype}", "memory " + dtype, side, "used", side, "planned", "share", "0.97 .. 1.03"))
+    for side in ("embedded model", "135M"):
+        for x in PLANNED:
+            rows.append((f"time of its plan, {x}, {side}", "plan", side, x + " took", side, x + " planned", "share", "0.80 .. 1.20"))
     for side, most in (("kd 2 x 512", 3.75e9), ("kd 1 x 2048", 6e9)):
         rows.append((f"peak memory of a KD step, {side}, fp32", "memory fp32", side, "rss", None, most, "share", "<= 1.00"))
     return rows
@@ -203,7 +211,8 @@ def collect(a, groups, samples, deadline):
 
 UNITS = {"rate": lambda v: f"{v:,.0f} tokens/s" if v < 1e6 else f"{v / 1e6:.1f} MB/s", "gflops": lambda v: f"{v:,.0f} GFLOP/s",
          "seconds": lambda v: f"{v:.1f} s", **{k: lambda v: f"{v / 1e9:.2f} GB" for k in ("rss", "used", "planned")},
-         **{k: lambda v: f"{v / 1e6:,.0f} MB/s" for k in ("save", "export", "load")}}
+         **{k: lambda v: f"{v / 1e6:,.0f} MB/s" for k in ("save", "export", "load")},
+         **{f"{x} {k}": lambda v: f"{v:.2f} s" for x in PLANNED for k in ("took", "planned")}}
 
 
 def meets(ratio, bar):
@@ -285,7 +294,7 @@ def main():
     if not os.path.exists(os.path.join(model, "tokenizer.json")):
         del groups["tokenizer"]
     if a.quick:
-        for name in [x for x in groups if x in ("grid", "files") or x.startswith("ptq fp8")]:
+        for name in [x for x in groups if x in ("grid", "files", "plan") or x.startswith("ptq fp8")]:
             groups.pop(name)
         for side in ("kd 2 x 512", "kd 1 x 2048"):
             groups["memory fp32"].pop(side)

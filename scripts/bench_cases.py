@@ -18,6 +18,9 @@ CALIBRATE = '{ do = "calibrate"; name = "run"; data = "d"; }'
 EVALUATE = '{ do = "evaluate"; name = "run"; data = "d"; compare = "false"; }'
 DISTILL = '{ do = "distill"; name = "run"; data = "d"; steps = 3; }'
 EXPORT = '{ do = "export"; name = "export"; }'
+# Stages whose time is planned and measured.
+PLANNED = {"calibrate": '{{ do = "{do}"; data = "d"; }}', "distill": '{{ do = "{do}"; data = "d"; steps = 3; }}',
+           "evaluate": '{{ do = "{do}"; data = "d"; }}', "export": '{{ do = "{do}"; }}'}
 
 
 class Unavailable(Exception):
@@ -50,7 +53,7 @@ class Bench:
         shutil.rmtree(where, ignore_errors=True)
         path = os.path.join(self.folder, "deck.cfg")
         with open(path, "w") as f:
-            f.write(DECK.format(**{**DEFAULTS, **keys, "stages": ", ".join(stages), "model": self.model, "dir": where}))
+            f.write(DECK.format(**{**DEFAULTS, "model": self.model, **keys, "stages": ", ".join(stages), "dir": where}))
         return path, where
 
     def run(self, stages, ranks=1, threads=None, **keys):
@@ -107,6 +110,25 @@ class Bench:
             raise Unavailable("the log has no line 'memory process planned'")
         return {"planned": float(m[-1][0]) * 2**20, "used": float(m[-1][1]) * 2**20, "rss": r["rss"]}
 
+    def probe(self):
+        """A machine file of this machine as it is now."""
+        r = self.measure([self.temper, "--probe", "--out", os.path.join(self.folder, "machine.cfg")], env={"OMP_NUM_THREADS": str(self.threads)})
+        if r["code"] != 0:
+            raise RuntimeError(f"the probe ended with {r['code']}:\n{r['out'][-2000:]}")
+        return {"seconds": r["seconds"]}
+
+    def planned(self, **keys):
+        """Seconds of each stage by the plan on that machine file, and by a run."""
+        machine = os.path.join(self.folder, "machine.cfg")
+        if not os.path.exists(machine):
+            raise Unavailable("no machine file")
+        path, where = self.deck([x.format(do=do) for do, x in PLANNED.items()], **keys)
+        plan = self.measure([self.temper, path, "--plan", "--machine", machine])["out"]
+        times = dict(re.findall(r"^stage (\S+) (?:(?!^stage ).)*?^  time on .*?: about (\S+) s", plan, re.M | re.S))
+        r, results, _ = self.finish([path], where)
+        figures = {f"{x} planned": float(times[x]) for x in PLANNED}
+        return {**figures, **{f"{x} took": results[x]["seconds"] for x in PLANNED}}
+
     def files(self):
         """Loading a model, writing a checkpoint, loading it and exporting it: bytes and seconds from the log."""
         train = '{ do = "train"; name = "run"; data = "d"; steps = 1; }'
@@ -120,6 +142,14 @@ class Bench:
         loaded = re.search(r"loaded seconds=([\d.]+)", r["out"])
         return {"save": int(saved[1]) / float(saved[2]), "export": int(exported[1]) / float(exported[2]),
                 "load": os.path.getsize(weights) / float(loaded[1])}
+
+    def saving(self, background):
+        """How long a training stands still for a checkpoint, and its steps, while it saves after every second one."""
+        train = '{ do = "train"; name = "run"; data = "d"; steps = 7; checkpoint = { every = 2; background = %s; }; }' % background
+        path, where = self.deck([train], length=256, samples=0, micro=2, batch=2)
+        r, _, steps = self.finish([path], where)
+        stalled = sorted(float(x) for x in re.findall(r"checkpoint step=[246] .* stalled=([\d.]+)", r["out"]))
+        return {"stalled": stalled[1], "step": sorted(x["seconds"] for x in steps[1:])[2]}
 
     def plain_files(self, meter):
         """The same amounts by plain sequential writing (with fsync) and reading (not from the page cache)."""

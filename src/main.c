@@ -2,8 +2,10 @@
 #include <stdio.h>
 
 #include "base/log.h"
+#include "base/stop.h"
 #include "par/par.h"
 #include "stage/cli.h"
+#include "stage/measure.h"
 #include "stage/run.h"
 
 int main(int argc, char **argv) {
@@ -15,13 +17,14 @@ int main(int argc, char **argv) {
         stage_cli_free(&o);
         return (int)st;
     }
+    stop_catch_signals(); /* before MPI starts, which takes a while */
     st = par_start(&argc, &argv);
     if (st != TM_OK) {
         fprintf(stderr, "temper: %s\n", status_message());
         return (int)st;
     }
     log_set_rank(par_rank());
-    st = stage_run_deck_all(&o);
+    st = o.probe ? stage_measure_all(&o) : stage_run_deck_all(&o);
     if (st == TM_STOPPED)
         log_warn("%s", status_message());
     else if (st != TM_OK && par_rank() == 0)

@@ -162,10 +162,9 @@ static const struct attn_shape attn_shapes[] = {
 enum { ATTN_SHAPES = sizeof attn_shapes / sizeof *attn_shapes };
 
 /* bf16: a factor is off by up to 2^-9 of itself, 2^-18 / 3 = 1.3e-6 in the mean square, so a score of deviation 2.25 (q and k have 1.5) by
- * sqrt(2 * 1.3e-6) * 2.25, its probability by 1.3e-5 in the mean square; a gradient, whose dp is as far off, by twice that and more. */
+ * sqrt(2 * 1.3e-6) * 2.25, its probability by 1.3e-5 in the mean square; a gradient, whose dp is as far off, by twice that and more: the 6e-5 of ops.def. */
 static const struct attn_shape attn_shapes_bf16[] = {{1, 130, 4, 2, 64, 0, 0, 1},
                                                      {2, 70, 2, 1, 80, 0, 2, 1},
                                                      {1, 150, 2, 2, 128, 40, 0, 1},
                                                      {2, 40, 2, 1, 33, 0, 1, 1}};
 enum { ATTN_SHAPES_BF16 = sizeof attn_shapes_bf16 / sizeof *attn_shapes_bf16 };
-static const double attn_bound_bf16 = 6e-5;

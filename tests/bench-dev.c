@@ -152,11 +152,11 @@ static enum status attention(struct bench *b, int which) {
     for (int i = 0; i < 9; i++) x[i] = take(b, t * (i == 0 || i >= 3 ? q : kv));
     dptr lse = take(b, t * hq), delta = take(b, t * hq), none = {0};
     if (which == 0)
-        return dev_attn_fwd(b->d, &(struct attn_fwd_args){x[0], x[1], x[2], x[3], lse, none, 1, t, hq, hkv, d, q, kv,
-                                                          kv, q, 0, 0.088f, 0, 0});
+        return dev_attn_fwd(b->d, &(struct attn_fwd_args){x[0], x[1], x[2], x[3], lse, none, 1,      t, hq, hkv,
+                                                          d,    q,    kv,   kv,   q,   0,    0.088f, 0, 0,  0});
     return dev_attn_bwd(b->d,
-                        &(struct attn_bwd_args){x[0], x[1], x[2], x[3], lse, none, x[4], x[5], x[6], x[7], delta,
-                                                1,    t,    hq,   hkv,  d,   q,    kv,   kv,   q,    0,    0.088f});
+                        &(struct attn_bwd_args){x[0], x[1], x[2], x[3], lse, none, x[4], x[5], x[6], x[7],   delta, 1,
+                                                t,    hq,   hkv,  d,    q,   kv,   kv,   q,    0,    0.088f, 0});
 }
 
 /* --- measuring ----------------------------------------------------------------------------------------------------------------- */

@@ -10,9 +10,12 @@
 #include "base/str.h"
 #include "tap.h"
 
+#include <sys/stat.h>
 #include <unistd.h>
 
 static void strings(void) {
+    (void)TM_FAIL(TM_ERR_DATA, "name \"%s\"", "a\x1b[2J\x7f\r");
+    is_str(status_message(), "name \"a?[2J??\"", "a message holds nothing that a terminal obeys");
     struct str s = {0};
     must(str_printf(&s, "%d-%s", 12, "ab"));
     must(str_append(&s, "c\0d", 3));
@@ -75,6 +78,36 @@ static void files(void) {
 }
 
 /* XXH3-64 of nothing is 2d06800538d394c2 (xxHash's own test vector); pieces of any length give the hash of the whole. */
+/* A pipe does not block; nothing is written through a link; modes are the umask's. */
+static void odd_files(void) {
+    char dir[] = "/tmp/temper-test-XXXXXX", path[64], other[64], tmp[70], *text;
+    struct stat s;
+    size_t n;
+    int fd;
+    ok(mkdtemp(dir) != NULL, "a folder");
+    snprintf(path, sizeof path, "%s/a", dir);
+    snprintf(other, sizeof other, "%s/b", dir);
+    snprintf(tmp, sizeof tmp, "%s.tmp", path);
+    ok(mkfifo(path, 0600) == 0, "a pipe");
+    is_status(file_open(path, &fd, NULL), TM_ERR_IO);
+    ok(fd == -1 && strstr(status_message(), "is not a regular file"), "is not opened: %s", status_message());
+    is_status(file_read(path, 100, &text, &n), TM_ERR_IO);
+    is_status(file_open(dir, &fd, NULL), TM_ERR_IO);
+    unlink(path);
+    mode_t was = umask(027);
+    must(file_write(other, "keep", 4));
+    ok(stat(other, &s) == 0 && (s.st_mode & 0777) == 0640, "the mode is what the umask leaves");
+    umask(was);
+    ok(symlink(other, tmp) == 0, "a link in the place of the unfinished file");
+    is_status(file_write(path, "lost", 4), TM_ERR_IO);
+    unlink(tmp);
+    ok(symlink(other, path) == 0, "a link in the place of the file");
+    must(file_write(path, "new", 3));
+    ok(lstat(path, &s) == 0 && S_ISREG(s.st_mode) && s.st_size == 3, "is replaced");
+    is_int(file_size(other), 4, "and what it pointed to stays");
+    is_status(file_remove_tree(dir), TM_OK);
+}
+
 static void hashes(void) {
     static char text[4099];
     struct hash_stream h;
@@ -91,6 +124,7 @@ int main(void) {
     strings();
     random_numbers();
     files();
+    odd_files();
     hashes();
     size_t big;
     ok(!size_mul(SIZE_MAX / 2, 3, &big) && !size_add(SIZE_MAX, 1, &big), "overflow is seen");

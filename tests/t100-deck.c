@@ -195,7 +195,8 @@ static void echoes(void) {
                                     "run.title=\"q\\\"\\\\ \\x01\xc3\xa9\n\"",
                                     "qad.datasets.train.sources=({path=\"mock\";}, {path=\"b\"; split=(0, 0.3);})",
                                     "qad.datasets.mine={sources=({path=\"x\";});}",
-                                    "sweep=({key=\"qad.optim.lr\"; values=(1, 2.5, \"x\", true, 5000000000L);})",
+                                    "sweep=({key=\"qad.optim.lr\"; values=(1, 2.5, 5000000000L);}, {key=\"run.title\"; "
+                                    "values=(\"x\", \"y\");}, {key=\"device.share\"; values=(true, false);})",
                                     "qad.optim.eps=0.30000000000000004",
                                     "export.shard_size=3000000000L"};
     echo("tests/decks/design.cfg", NULL, 0);
@@ -207,7 +208,9 @@ static void echoes(void) {
     ok(strstr(text.p, "    optim = {\n      lr = 0.1;\n      eps = 0.30000000000000004;\n    };\n") != NULL,
        "a stage's group has only the keys that differ, with all their digits");
     ok(strstr(text.p, "title = \"q\\\"\\\\ \\x01\xc3\xa9\\n\";") != NULL, "text is escaped, UTF-8 stays");
-    ok(strstr(text.p, "values = ( 1, 2.5, \"x\", true, 5000000000L );") != NULL, "sweep values keep their types");
+    ok(strstr(text.p, "values = ( 1, 2.5, 5000000000L );") && strstr(text.p, "values = ( \"x\", \"y\" );") &&
+           strstr(text.p, "values = ( true, false );"),
+       "sweep values keep their types");
     ok(strstr(text.p, "max_new_tokens") == NULL, "keys of other kinds of stages are left out");
     str_free(&text);
     deck_free(&d);

@@ -1,5 +1,8 @@
 /* TEST ranks=1 tier=1 */
 /* deck/: every rule has a broken deck, and its message is as written here; libconfig 1.5's silent coercions are refused. */
+#include <unistd.h>
+
+#include "base/file.h"
 #include "base/mem.h"
 #include "deck/deck.h"
 #include "tap.h"
@@ -47,6 +50,18 @@ static void syntax(void) {
     bad("@include \"none.cfg\"",
         "x.cfg:5: @include \"none.cfg\": cannot open tests/decks/none.cfg: No such file or directory");
     bad("@include \"/etc/passwd\"", "x.cfg:5: \"/etc/passwd\" : an include is relative to the deck's folder");
+    bad("@include \"../t101-deck-errors.c\"",
+        "x.cfg:5: \"../t101-deck-errors.c\" : an include must lie in the deck's folder");
+    bad("@include \"fragments/../../t101-deck-errors.c\"",
+        "x.cfg:5: \"fragments/../../t101-deck-errors.c\" : an include must lie in the deck's folder");
+    bad("@include \"a\\\"b\"\n@include \"/etc/passwd\"",
+        "x.cfg:5: \"a\\\" : only a comment may follow an include on its line");
+    bad("@include \"a\\b\"", "x.cfg:5: \"a\\b\" : no backslash may be in the name of an include");
+    bad("@include \"fragments", "x.cfg:5: \"fragments : the name of an include ends on its line");
+    bad("@include \"fragments/bad.cfg\" optim = { lr = 1.0; };",
+        "x.cfg:5: \"fragments/bad.cfg\" : only a comment may follow an include on its line");
+    bad("@include \"fragments\"", "x.cfg:5: @include \"fragments\": tests/decks/fragments is not a regular file");
+    bad("@include \"\"", "x.cfg:5: \"\" : an include must lie in the deck's folder");
     bad("@include \"fragments/loop.cfg\"",
         "tests/decks/fragments/loop.cfg:2: \"fragments/loop.cfg\" : includes nested deeper than 10");
     check(HEAD "@include \"fragments/syntax.cfg\"\n" STAGES,
@@ -59,11 +74,45 @@ static void syntax(void) {
 }
 
 /* What libconfig 1.5 would take, drop or wrap without a word. */
+/* A link in the deck's folder leads nowhere else; a value does not include. */
+static void ways_out(void) {
+    char dir[] = "/tmp/temper-deck-XXXXXX", link[64];
+    struct deck *d;
+    struct str report = {0};
+    ok(mkdtemp(dir) != NULL, "a folder");
+    snprintf(link, sizeof link, "%s/link.cfg", dir);
+    ok(symlink("/etc/passwd", link) == 0, "a link out of it");
+    is_status(deck_parse(HEAD "@include \"link.cfg\"\n" STAGES, "x.cfg", dir, NULL, 0, &report, &d), TM_ERR_DECK);
+    is_str(report.p, "x.cfg:5: \"link.cfg\" : an include must lie in the deck's folder\n", "a link that leads out");
+    str_clear(&report);
+    must(file_write(link, "a = \"", 5)); /* libconfig would go on with this string behind the include */
+    is_status(deck_parse(HEAD "@include \"link.cfg\"\n" STAGES, "x.cfg", dir, NULL, 0, &report, &d), TM_ERR_DECK);
+    ok(strstr(report.p, "link.cfg:1: \" ...: the included file ends inside this string\n") != NULL,
+       "an open string: %s", report.p);
+    str_clear(&report);
+    must(file_write(link, "/* a", 4));
+    is_status(deck_parse(HEAD "@include \"link.cfg\"\n" STAGES, "x.cfg", dir, NULL, 0, &report, &d), TM_ERR_DECK);
+    ok(strstr(report.p, "link.cfg:1: /* a ...: the included file ends inside this comment\n") != NULL,
+       "an open comment: %s", report.p);
+    str_clear(&report);
+    struct str many = {0};
+    must(file_write(link, "", 0));
+    must(str_printf(&many, "%s", HEAD));
+    for (int i = 0; i < 257; i++) must(str_printf(&many, "@include \"link.cfg\"\n"));
+    is_status(deck_parse(many.p, "x.cfg", dir, NULL, 0, &report, &d), TM_ERR_DECK);
+    is_str(report.p, "x.cfg:261: \"link.cfg\" : more than 256 includes\n", "includes without end");
+    str_free(&many);
+    str_free(&report);
+    is_status(file_remove_tree(dir), TM_OK);
+    check_set(HEAD "stages = ( { do = \"generate\"; prompt = \"a\"; } );\n",
+              "generate.prompt=\n@include \"/etc/passwd\"", "", "a value that would include is a text");
+}
+
 static void coercions(void) {
     check(HEAD "optim = { lr = 1; };\n" STAGES, "", "an int serves as a float");
     check(HEAD "run_seed = 1;\n" STAGES,
           "x.cfg:5: run_seed: unknown key; known: version, run, grid, device, numerics, model, teacher, datasets, "
-          "quant, batch, optim, schedule, losses, checkpoint, limits, stages, sweep\n",
+          "quant, batch, optim, schedule, losses, checkpoint, limits, stages, sweep, sweep_without\n",
           "unknown top-level key");
     bad("grid = { tp = 2.0; };", "x.cfg:5: grid.tp = 2.0: expected int in [1, 65536]");
     bad("batch = { micro = 1.0e-4; };", "x.cfg:5: batch.micro = 0.0001: expected int in [1, 1048576]");
@@ -269,9 +318,9 @@ static void rules(void) {
     bad("sweep = ( { key = \"optim.lrr\"; values = [1.0]; } );",
         "x.cfg:5: sweep[0].key = \"optim.lrr\": expected stage.key or group.key of this deck");
     bad("sweep = ( { key = \"evaluate.optim.lr\"; values = [ ]; } );",
-        "x.cfg:5: sweep[0].values = [ ]: expected an array or list of values");
+        "x.cfg:5: sweep[0]: expected values, or from, to and step or count");
     bad("sweep = ( { key = \"evaluate.optim.lr\"; } );",
-        "x.cfg:5: sweep[0].values is missing: expected an array or list of values");
+        "x.cfg:5: sweep[0]: expected values, or from, to and step or count");
 }
 
 static void set_errors(void) {
@@ -329,6 +378,7 @@ static void files(void) {
 
 int main(void) {
     syntax();
+    ways_out();
     coercions();
     values();
     datasets();

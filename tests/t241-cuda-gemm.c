@@ -4,6 +4,7 @@
 #include "tap.h"
 
 #include "cuda_gemm.h"
+#include "ops_bound.h"
 
 static const char *const layouts[] = {"NT", "NN", "TN"};
 static const struct {
@@ -31,13 +32,15 @@ static const struct {
 static const struct { int64_t m, n; } large[] = {{64, 64}, {65, 130}, {129, 257}, {13, 300}};
 enum { KS = sizeof ks / sizeof *ks, SHAPES = sizeof shapes / sizeof *shapes, LARGE = sizeof large / sizeof *large };
 
+static double bound; /* of ops.def: 0 */
+
 static bool same(struct dev *d, const struct prod *p) {
     float *want, *got;
     need(mem_alloc(&want, (size_t)p->c_elems + 1, sizeof *want));
     need(mem_alloc(&got, (size_t)p->c_elems + 1, sizeof *got));
     prod_reference(p, NULL, want);
     need(prod_run_device(p, d, got));
-    const bool equal = !memcmp(got, want, (size_t)p->c_elems * sizeof *got);
+    const bool equal = ops_agree(got, want, (size_t)p->c_elems, bound);
     if (!equal)
         printf("# differs: %s m %d n %d terms %d segments %d k %d accumulate %d\n", layouts[p->a.layout], (int)p->a.m,
                (int)p->a.n, p->a.terms, p->a.segments, (int)p->a.term[0].k[p->a.segments], p->a.accumulate);
@@ -77,10 +80,12 @@ static void sweep_large(struct dev *d, int layout) {
 int main(void) {
     struct dev *d;
     must(dev_open(&(struct dev_options){.backend = DEV_CUDA, .invariant = true}, &d));
+    bound = ops_row("gemm").bound;
     for (int layout = GEMM_NT; layout <= GEMM_TN; layout++) {
         for (int terms = 1; terms <= 3; terms++) sweep(d, layout, terms, terms == 2 ? 3 : 0);
         sweep_large(d, layout);
     }
+    ops_work(d);
     dev_close(&d);
     return tap_done();
 }

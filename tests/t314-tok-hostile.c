@@ -106,6 +106,7 @@ static void sentencepiece(void) {
 
     refused("w.model", model, small_model(model, 3), TM_ERR_UNSUPPORTED, "model_type 3");
     refused("w.model", "", 0, TM_ERR_FORMAT, "vocabulary is empty");
+    refused("w.model", "\x12\x02\x18\x02", 4, TM_ERR_FORMAT, "vocabulary is empty"); /* bpe */
     refused("w.model", "\x0a\x7f", 2, TM_ERR_FORMAT, "damaged");
     refused("w.model", "\x0a\x03\x0a\x01\xff", 5, TM_ERR_FORMAT, "piece 0");
     n = add_piece(model, "a", 0, 1);
@@ -167,6 +168,40 @@ static void bombs(void) {
     static const char word[] = "{\"model\": {\"type\": \"WordLevel\", \"vocab\": {\"a\": 0}}}";
     refused("x.json", word, strlen(word), TM_ERR_UNSUPPORTED,
             "model WordLevel: expected one of BPE, Unigram, WordPiece");
+}
+
+/* Each rule makes 100 bytes of one: a few of them behind each other would fill any memory. */
+static void growth(void) {
+    static const char text[] = "aaaaaaaaaaaaaaaa";
+    struct str s = {0}, out = {0};
+    struct tok_ids ids = {0};
+    struct tok *t;
+    for (int decoder = 0; decoder < 2; decoder++) {
+        str_clear(&s);
+        str_printf(&s, decoder ? "{\"decoder\": {\"type\": \"Sequence\", \"decoders\": ["
+                               : "{\"normalizer\": {\"type\": \"Sequence\", \"normalizers\": [");
+        for (int i = 0; i < 8; i++)
+            str_printf(&s, "%s{\"type\": \"Replace\", \"pattern\": {\"String\": \"a\"}, \"content\": \"%0100d\"}",
+                       i ? ", " : "", 0);
+        for (char *p = s.p; (p = strchr(p, '0'));) *p = 'a';
+        str_printf(&s, "]}" MODEL);
+        write_file("x.json", s.p, s.len);
+        must(tok_open(file, &t));
+        ids.n = 0;
+        enum status st = tok_encode(t, text, sizeof text - 1, 0, &ids);
+        if (decoder) st = tok_decode(t, ids.p, ids.n, 0, &out);
+        ok(st == TM_ERR_DATA && strstr(status_message(), "more than 66560 bytes"), "a bomb: %s", status_message());
+        tok_close(&t);
+    }
+    tok_ids_free(&ids);
+    str_free(&out);
+    str_free(&s);
+    static const char far[] = "{\"added_tokens\": [{\"id\": 2147483647, \"content\": \"x\"}]" MODEL;
+    refused("x.json", far, strlen(far), TM_ERR_FORMAT, "has id 2147483647: expected 0 to 4194304");
+    /* rules: "a" becomes a text that is no UTF-8 */
+    static const char bad[] =
+        "{\"normalizer\": {\"type\": \"Precompiled\", \"precompiled_charsmap\": \"BAAAAAAAAADwAA==\"}" MODEL;
+    refused("x.json", bad, strlen(bad), TM_ERR_FORMAT, "texts that are not UTF-8, at byte 8");
 }
 
 /* --- long texts --------------------------------------------------------------------------------------------------------------*/
@@ -242,6 +277,7 @@ int main(void) {
     ok(mkdtemp(folder) != NULL, "temporary directory");
     sentencepiece();
     bombs();
+    growth();
     long_texts();
     threads();
     file_remove_tree(folder);

@@ -3,6 +3,7 @@
 # The watchdog ends a job in which one rank never comes, within the deadline, with exit code 22, and names that rank. par_abort ends all.
 set -u
 . tests/tap.sh
+host=$(hostname)
 trial() { # trial RANK sleep|stop WHAT-THE-LOG-SAYS
     local start rc seconds
     start=$(date +%s%N)
@@ -13,16 +14,16 @@ trial() { # trial RANK sleep|stop WHAT-THE-LOG-SAYS
     ok $((seconds >= 10000)) "within 10 s (took $seconds ms)" # deadline 1.2 s, start 0.5 s, mpirun's clearing up 1 s
     grep -Eq "$3" <<<"$log"
     ok $? "the log names it: $3"
-    grep -Eq 'has waited [0-9.]+ s in reduce over world \(3 ranks\): the deadline is 1\.2 s' <<<"$log"
+    grep -Eq 'rank [0-9] on [^ ]+ has waited [0-9.]+ s in reduce over world \(3 ranks\): the deadline is 1\.2 s' <<<"$log"
     ok $? "and says what was waited for"
 }
-trial 1 sleep '^error rank=0 .*watchdog: rank 1 is in no communication: stage=ptq step=3 operation="forward" for [0-9.]+ s'
+trial 1 sleep '^error rank=0 .*watchdog: rank 1 on '"$host"' is in no communication: stage=ptq step=3 operation="forward" for [0-9.]+ s'
 [ "$(grep -c 'has waited' <<<"$log")" -eq 1 ]
 ok $? "one report"
 [ "$(grep -c 'waits in reduce over world (3 ranks)' <<<"$log")" -eq 2 ]
 ok $? "the other two wait"
-trial 2 stop '^error rank=0 .*watchdog: rank 2 is silent for [0-9.]+ s; last: stage=ptq step=3 operation="forward"'
-trial 0 stop '^error rank=1 .*watchdog: rank 0 is silent for [0-9.]+ s; last: stage=ptq step=3'
+trial 2 stop '^error rank=0 .*watchdog: rank 2 on '"$host"' is silent for [0-9.]+ s; last: stage=ptq step=3 operation="forward"'
+trial 0 stop '^error rank=1 .*watchdog: rank 0 on '"$host"' is silent for [0-9.]+ s; last: stage=ptq step=3'
 for code in 15 75 0; do # 0 would look like success: an internal error (30) instead
     log=$(mpirun -np "$RANKS" "$BUILD/tests/t407-watchdog" 1 $code 2>&1)
     rc=$?

@@ -4,6 +4,7 @@
 
 #include "hub/safetensors.h"
 #include "hub_files.h"
+#include "model/config.h"
 
 static void refused(const char *path, enum status want, const char *what, const char *part) {
     struct hub_model *m;
@@ -146,7 +147,11 @@ static void indexes(void) {
     put_index("{\"weight_map\":{\"a\":\"../types.safetensors\"}}");
     refused("s", TM_ERR_FORMAT, "a path in the index", "\"a\" does not name a file of the same directory");
     put_index("{\"weight_map\":{\"a\":\"..\"}}");
-    refused("s", TM_ERR_IO, "the parent as shard", "is not a regular file");
+    refused("s", TM_ERR_FORMAT, "the parent as shard", "\"a\" does not name a file of the same directory");
+    put_index("{\"weight_map\":{\"a\":\".\"}}");
+    refused("s", TM_ERR_FORMAT, "the folder as shard", "\"a\" does not name a file of the same directory");
+    put_index("{\"weight_map\":{\"a\":\"pytorch_model-00001-of-00002.bin\"}}");
+    refused("s", TM_ERR_UNSUPPORTED, "a pickle as shard", "run code when they are read");
     put_index("{\"weight_map\":{\"a\":7}}");
     refused("s", TM_ERR_FORMAT, "a number as file", "\"a\" does not name a file");
     put_index("{\"weight_map\":[]}");
@@ -157,8 +162,46 @@ static void indexes(void) {
     refused("s", TM_ERR_FORMAT, "index is no JSON", "not valid JSON");
 }
 
+/* A pickle is known by its name: its bytes do not matter, they are not looked at. */
+static void pickles(void) {
+    static const char *const names[] = {"x.bin", "x.pt", "x.pth", "x.ckpt", "x.pkl"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        put_file(names[i], "{}", 2, NULL, 0);
+        refused(names[i], TM_ERR_UNSUPPORTED, names[i], "run code when they are read: expected safetensors");
+    }
+    must(file_make_dirs(in_scratch("torch")));
+    put_file("torch/pytorch_model.bin", "{}", 2, NULL, 0);
+    refused("torch", TM_ERR_UNSUPPORTED, "a folder of PyTorch",
+            "torch/pytorch_model.bin: .bin files of PyTorch are pickles");
+}
+
+static void config_refused(const char *more, const char *part) {
+    struct model_config c;
+    char text[512];
+    snprintf(text, sizeof text,
+             "{\"model_type\":\"llama\",\"hidden_size\":64,\"num_hidden_layers\":2,\"num_attention_heads\":4,"
+             "\"intermediate_size\":128,\"vocab_size\":96%s}",
+             more);
+    enum status st = model_config_parse(text, "config.json", &c);
+    ok(st == (part ? TM_ERR_FORMAT : TM_OK) && (!part || strstr(status_message(), part)), "config%s: %s", more,
+       st == TM_OK ? "read" : status_message());
+    model_config_free(&c);
+}
+
+static void configs(void) {
+    config_refused("", NULL);
+    config_refused(",\"rope_theta\":0", "rope_theta = 0: expected a number > 0");
+    config_refused(",\"rope_scaling\":{\"rope_theta\":-1.5}", "rope_theta = -1.5");
+    config_refused(",\"num_hidden_layers\":3", "duplicate object key");
+    config_refused(",\"head_dim\":9223372036854775807", "head_dim = 9223372036854775807: expected 1 to 4096");
+    config_refused(",\"num_key_value_heads\":-4", "num_key_value_heads = -4");
+    config_refused(",\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":-2}", "not positive");
+}
+
 int main(void) {
     scratch_open();
+    pickles();
+    configs();
     headers();
     lengths();
     indexes();

@@ -151,7 +151,10 @@ static void which_is_latest(void) {
     must(ckpt_find_latest("/tmp/temper-there-is-no-such-folder", path, sizeof path, &step));
     ok(step == -1 && !path[0], "no folder: no checkpoint, no error");
     struct str s = {0};
-    is_status(ckpt_inspect(run, &s), TM_ERR_DECK);
+    is_status(ckpt_inspect("/usr", &s), TM_ERR_DECK);
+    must(ckpt_inspect(run, &s));
+    ok(strstr(s.p, "good ") && strstr(s.p, "/step_00000003\n"), "inspect lists the checkpoints of a run");
+    str_clear(&s);
     must(ckpt_inspect(dir, &s));
     ok(strstr(s.p, "step       3") && strstr(s.p, "f64"), "inspect takes the newest of a stage");
     str_free(&s);

@@ -72,16 +72,16 @@ check "  and is the newest" step_is 4
 check "a start for the loop" ranks 1 save "$dir/loop" 1
 for trial in $(seq "${CKPT_KILLS:-1}"); do
     rm -f "$dir"/loop.pid.*
-    mpirun -np 2 "$prog" loop "$dir/loop" $((100 * trial)) >/dev/null 2>&1 &
+    mpirun -np 2 "$prog" loop "$dir/loop" $((10000 * trial)) >/dev/null 2>&1 &
     for _ in $(seq 400); do # until its first save is there
-        compgen -G "$dir/loop/step_*${trial}[0-9][0-9]/MANIFEST.json" >/dev/null && break
+        compgen -G "$dir/loop/step_*${trial}[0-9][0-9][0-9][0-9]/MANIFEST.json" >/dev/null && break
         sleep 0.05
     done
     sleep "0.$((RANDOM % 5 + 2))"
     kill -9 "$(cat "$dir/loop.pid.$((trial % 2))")"
     wait $!
     check "killed at random ($trial): the newest is loadable" ranks 1 load "$dir/loop" "$hash"
-    check "  and was saved by the killed run" grep -qE "^step=${trial}[0-9][0-9] " "$dir/out"
+    check "  and was saved by the killed run" grep -qE "^step=${trial}[0-9]{4} " "$dir/out"
 done
 echo "1..$n"
 exit $failed

@@ -74,7 +74,8 @@ struct made_model {
     int64_t q_rows;
     float *factors; /* [DIM / 2] of the rotary frequencies */
     bool bias, no_types;
-    float bad; /* the first number of the embedding */
+    float bad;                     /* the first number of the embedding */
+    uint32_t kv_heads, key_length; /* 0: as they should be, not there */
 };
 
 static uint64_t data_bytes;
@@ -133,8 +134,9 @@ static const char *make(struct made_model o) {
     for (size_t i = 0; i < sizeof facts / sizeof *facts; i++) {
         char key[64];
         snprintf(key, sizeof key, "%s.%s", arch, facts[i].key);
-        gguf_key_u32(key, facts[i].value);
+        gguf_key_u32(key, i == 5 && o.kv_heads ? o.kv_heads : facts[i].value);
     }
+    if (o.key_length) gguf_key_u32("llama.attention.key_length", o.key_length);
     gguf_key_f32("llama.rope.freq_base", 500000);
     gguf_key_text("tokenizer.ggml.model", o.model ? o.model : "gpt2");
     if (!o.pre || *o.pre) gguf_key_text("tokenizer.ggml.pre", o.pre ? o.pre : "gpt-2");
@@ -203,6 +205,10 @@ static void architectures(void) {
     model_refused((struct made_model){.drop = "token_embd.weight"}, TM_ERR_FORMAT, "no tensor \"token_embd.weight\"");
     model_refused((struct made_model){.extra = "blk.0.ffn_gate_inp.weight"}, TM_ERR_UNSUPPORTED,
                   "tensor \"blk.0.ffn_gate_inp.weight\" has no place in a llama model");
+    model_refused((struct made_model){.kv_heads = UINT32_MAX}, TM_ERR_FORMAT,
+                  "4294967295 key heads of 8 elements: expected 1 to 4, 2 to 4096 and even");
+    model_refused((struct made_model){.key_length = UINT32_MAX - 1}, TM_ERR_FORMAT,
+                  "2 key heads of 4294967294 elements");
     model_refused((struct made_model){.q_rows = 40}, TM_ERR_SHAPE,
                   "tensor \"blk.0.attn_q.weight\" has 40 rows, expected 4 heads of 8");
     model_refused((struct made_model){.arch = "qwen2"}, TM_ERR_UNSUPPORTED, "layers without attn_q.bias");

@@ -163,8 +163,8 @@ static void escaping(void) {
     has(html, "<td>&lt;script&gt;</td><td class=\"n\">0.125</td><td>yes</td><td class=\"n\"></td>");
     has(html, "<td>b</td><td class=\"n\">3</td><td></td><td class=\"n\">0.00195312</td>");
     has(html, "<td>weights</td><td class=\"n\">1024</td>");
-    has(html, "temper 'a deck&#39;\\&#39;&#39;s.cfg' --set qad.optim.lr=1e-4 --set "
-              "'run.title=it&#39;\\&#39;&#39;s &lt;i&gt;'");
+    has(html, "mpirun -np 8 temper &#39;a deck&#39;\\&#39;&#39;s.cfg&#39; --set qad.optim.lr=1e-4 --set "
+              "&#39;run.title=it&#39;\\&#39;&#39;s &lt;i&gt;&#39;");
     has(html, "title = &quot;&lt;b&gt;"); /* the deck */
     lacks(html, "<script");
     lacks(html, "<b>");

@@ -1,16 +1,24 @@
 /* cuBLASLt on the CPU, as far as gemm_lt.cu goes: plain loops, and checks of what a GPU run would not forgive. An algorithm remembers what it
  * was chosen for; one that is used for another product, or for addresses less aligned than was promised, is refused. */
+#include <cstdlib>
 #include <cstring>
 #include <initializer_list>
 
 #include "cublasLt.h"
+#include "numfmt/e4m3.h"
+
+/* The compute capability times ten, as in cudart.cc. */
+static int capability(void) {
+    const char *x = getenv("CUEMU_ARCH");
+    return x ? atoi(x) : 80;
+}
 
 struct cublasLtContext {
     int open;
 };
 struct cublasLtMatmulDescOpaque_t {
     int32_t transa, transb, epilogue;
-    const float *bias;
+    const float *bias, *scale_a, *scale_b;
 };
 struct cublasLtMatrixLayoutOpaque_t {
     cudaDataType type;
@@ -32,10 +40,18 @@ static uint64_t chosen_for(const cublasLtMatmulDescOpaque_t *d, const cublasLtMa
 }
 static float number(const void *x, cudaDataType type, int64_t at) {
     if (type == CUDA_R_32F) return ((const float *)x)[at];
+    if (type == CUDA_R_8F_E4M3) return e4m3_decode(((const uint8_t *)x)[at]);
     const uint32_t u = (uint32_t)((const uint16_t *)x)[at] << 16;
     float f;
     memcpy(&f, &u, sizeof f);
     return f;
+}
+/* Codes: both factors lie along k, and k and rows on 16 bytes; an fp32 result has no bias epilogue of its type. */
+static bool fp8_allowed(const cublasLtMatmulDescOpaque_t *d, const cublasLtMatrixLayoutOpaque_t *a,
+                        const cublasLtMatrixLayoutOpaque_t *b, const cublasLtMatmulPreferenceOpaque_t *p) {
+    return d->transa == CUBLAS_OP_T && d->transb == CUBLAS_OP_N && d->epilogue == CUBLASLT_EPILOGUE_DEFAULT &&
+           a->rows % 16 == 0 && a->cols % 16 == 0 && a->ld % 16 == 0 && b->ld % 16 == 0 && p->align[0] == 16 &&
+           p->align[1] == 16;
 }
 
 extern "C" {
@@ -52,7 +68,7 @@ const char *cublasLtGetStatusString(cublasStatus_t s) {
 }
 cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *d, cublasComputeType_t compute, cudaDataType_t scale) {
     if (compute != CUBLAS_COMPUTE_32F || scale != CUDA_R_32F) return CUBLAS_STATUS_NOT_SUPPORTED;
-    *d = new cublasLtMatmulDescOpaque_t{CUBLAS_OP_N, CUBLAS_OP_N, CUBLASLT_EPILOGUE_DEFAULT, nullptr};
+    *d = new cublasLtMatmulDescOpaque_t{CUBLAS_OP_N, CUBLAS_OP_N, CUBLASLT_EPILOGUE_DEFAULT, nullptr, nullptr, nullptr};
     return CUBLAS_STATUS_SUCCESS;
 }
 cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t d) {
@@ -61,11 +77,13 @@ cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t d) {
 }
 cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t d, cublasLtMatmulDescAttributes_t a, const void *p,
                                               size_t n) {
-    void *to = a == CUBLASLT_MATMUL_DESC_TRANSA     ? (void *)&d->transa
-               : a == CUBLASLT_MATMUL_DESC_TRANSB   ? (void *)&d->transb
-               : a == CUBLASLT_MATMUL_DESC_EPILOGUE ? (void *)&d->epilogue
-                                                    : (void *)&d->bias;
-    if (n != (a == CUBLASLT_MATMUL_DESC_BIAS_POINTER ? 8 : 4)) return CUBLAS_STATUS_INVALID_VALUE;
+    void *to = a == CUBLASLT_MATMUL_DESC_TRANSA            ? (void *)&d->transa
+               : a == CUBLASLT_MATMUL_DESC_TRANSB          ? (void *)&d->transb
+               : a == CUBLASLT_MATMUL_DESC_EPILOGUE        ? (void *)&d->epilogue
+               : a == CUBLASLT_MATMUL_DESC_BIAS_POINTER    ? (void *)&d->bias
+               : a == CUBLASLT_MATMUL_DESC_A_SCALE_POINTER ? (void *)&d->scale_a
+                                                           : (void *)&d->scale_b;
+    if (n != (a >= CUBLASLT_MATMUL_DESC_BIAS_POINTER ? 8 : 4)) return CUBLAS_STATUS_INVALID_VALUE;
     memcpy(to, p, n);
     return CUBLAS_STATUS_SUCCESS;
 }
@@ -99,6 +117,9 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
                                               cublasLtMatrixLayout_t, cublasLtMatmulPreference_t p, int wanted,
                                               cublasLtMatmulHeuristicResult_t *found, int *count) {
     if (wanted < 1) return CUBLAS_STATUS_INVALID_VALUE;
+    *count = 0;
+    if (a->type == CUDA_R_8F_E4M3 && (capability() < 89 || !fp8_allowed(d, a, b, p)))
+        return CUBLAS_STATUS_NOT_SUPPORTED;
     *found = {};
     for (int i = 0; i < 4; i++) found->algo.data[i] = p->align[i];
     found->algo.data[4] = chosen_for(d, a, b, c);
@@ -123,6 +144,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t d, const vo
                 sum += number(a, la->type, d->transa == CUBLAS_OP_N ? l * la->ld + i : i * la->ld + l) *
                        number(b, lb->type, d->transb == CUBLAS_OP_N ? j * lb->ld + l : l * lb->ld + j);
             sum *= *(const float *)alpha;
+            if (la->type == CUDA_R_8F_E4M3) sum *= *d->scale_a * *d->scale_b;
             if (*(const float *)beta != 0)
                 sum += *(const float *)beta * ((const float *)c)[j * lc->ld + i]; /* else C is not read */
             if (d->epilogue == CUBLASLT_EPILOGUE_BIAS) sum += d->bias[i];

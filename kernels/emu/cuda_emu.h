@@ -29,8 +29,9 @@
 #define __shared__   static
 #define __constant__ static
 #define __launch_bounds__(...)
-#define LAUNCH(k, grid, block, smem, stream, ...) \
-    ::cuemu::launch((const void *)(k), (grid), (block), (smem), (stream), [=] { (k)(__VA_ARGS__); })
+#define LAUNCH(k, grid, block, smem, stream, ...)                                              \
+    ::cuemu::launch(__PRETTY_FUNCTION__, (const void *)(k), (grid), (block), (smem), (stream), \
+                    [=] { (k)(__VA_ARGS__); })
 #define DYN_SHARED(T, name) T *name = reinterpret_cast<T *>(::cuemu::cur_block()->dyn)
 
 /* cuda_runtime.h, which only nvcc can read, has this as a template too. */

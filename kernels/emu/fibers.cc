@@ -11,6 +11,7 @@
 #endif
 
 #include "context.h"
+#include "faults.h"
 #include "streams.h"
 
 /* The race check: kernels are built with -fsanitize=thread, this file without it but with CUEMU_TSAN. A CUDA thread is a fiber of
@@ -261,9 +262,11 @@ static void check_shape(const void *kernel, dim3 grid, dim3 dim, size_t shared_b
             shared_limit(kernel));
 }
 
-void launch(const void *kernel, dim3 grid, dim3 dim, size_t shared_bytes, cudaStream_t stream,
+void launch(const char *name, const void *kernel, dim3 grid, dim3 dim, size_t shared_bytes, cudaStream_t stream,
             const std::function<void()> &body) {
+    trace("launch", name);
     stream_ready(stream);
+    if (kernel_fails(name)) return;
     check_shape(kernel, grid, dim, shared_bytes);
     int threads = (int)(dim.x * dim.y * dim.z);
     std::vector<Fiber> fibers(threads);

@@ -79,8 +79,8 @@ extern Block *running; /* null outside a kernel */
 inline Block *cur_block() { return running; }
 inline Fiber *cur() { return &running->fiber[running->cur]; }
 
-/* Runs `body` for every thread of every block, blocks one after another. `kernel`: whose attributes hold. */
-void launch(const void *kernel, dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
+/* Runs `body` for every thread of every block, blocks one after another. `kernel`: whose attributes hold; `name`: as the source has it. */
+void launch(const char *name, const void *kernel, dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
             const std::function<void()> &body);
 void syncthreads();
 /* Deposits n bytes (at most 32) of this lane, waits for all lanes of the mask, and tells the slot; returns the generation whose

@@ -1,5 +1,6 @@
 /* The streams and events of the CUDA runtime, over streams.h. */
 #include "streams.h"
+#include "faults.h"
 
 #include <ctime>
 #include <mutex>
@@ -61,8 +62,11 @@ cudaError_t cudaStreamDestroy(cudaStream_t s) {
     return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t s) {
+    cuemu::trace("sync", "stream");
     cuemu::stream_ready(s);
-    return cudaSuccess;
+    const cudaError_t e = cuemu::fault("cudaStreamSynchronize");
+    if (e == cudaSuccess) cuemu::copies_done(s);
+    return e;
 }
 cudaError_t cudaStreamQuery(cudaStream_t s) {
     for (auto &t : of(s)->waits)
@@ -92,6 +96,7 @@ cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) {
     return cudaSuccess;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t e) {
+    cuemu::trace("sync", "event");
     finish(e->waits);
     return cudaSuccess;
 }

@@ -19,6 +19,8 @@ struct Transfer {
 
 /* The stream waits for `t` from now on. */
 void stream_defer(cudaStream_t s, const std::shared_ptr<Transfer> &t);
+/* cudart.cc: the host has waited for the stream. */
+void copies_done(cudaStream_t s);
 /* Finish what the stream waits for, but transfers like `next` (may be null): MPI keeps the order of those by itself. */
 void stream_ready(cudaStream_t s, const Transfer *next = nullptr);
 } // namespace cuemu

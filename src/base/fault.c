@@ -1,11 +1,13 @@
 /* Faults on purpose: one site, armed by the environment. */
 #include "base/fault.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-static int rank_, nth_, seen_;
+static int rank_, nth_;
+static atomic_int seen_; /* threads that write count too */
 static bool read_, armed_, any_rank_, suspended_;
 static char room_[32], site_[64], who_[16];
 
@@ -23,5 +25,6 @@ bool fault_here(const char *room, const char *site) {
     if (!read_) read_environment();
     if (!armed_ || suspended_ || strcmp(room, room_) || strcmp(site, site_)) return false;
     if (!any_rank_ && atoi(who_) != rank_) return false;
-    return ++seen_ == nth_ || nth_ == 0;
+    int seen = ++seen_;
+    return seen == nth_ || nth_ == 0;
 }

@@ -17,6 +17,23 @@ static enum status io_error(const char *what, const char *path) {
     return TM_FAIL(TM_ERR_IO, "cannot %s %s: %s", what, path, strerror(errno));
 }
 
+enum status file_open(const char *path, int *fd, int64_t *bytes) {
+    struct stat s;
+    enum status st = TM_OK;
+    *fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (*fd < 0) return io_error("open", path);
+    if (fstat(*fd, &s) != 0)
+        st = io_error("stat", path);
+    else if (!S_ISREG(s.st_mode))
+        st = TM_FAIL(TM_ERR_IO, "%s is not a regular file", path);
+    else if (bytes)
+        *bytes = (int64_t)s.st_size;
+    if (st == TM_OK) return TM_OK;
+    close(*fd);
+    *fd = -1;
+    return st;
+}
+
 enum status file_pread(int fd, const char *path, void *out, size_t n, int64_t offset) {
     for (char *p = out; n > 0;) {
         ssize_t got = pread(fd, p, n, (off_t)offset);
@@ -59,32 +76,36 @@ void file_write_behind(int fd, int64_t end, int64_t *begun) {
 }
 
 enum status file_read(const char *path, size_t max_bytes, char **text, size_t *n) {
-    struct stat s;
+    int fd;
+    int64_t bytes;
     *text = NULL;
     *n = 0;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return io_error("open", path);
+    TM_TRY(file_open(path, &fd, &bytes));
     enum status st = TM_OK;
-    if (fstat(fd, &s) != 0)
-        st = io_error("stat", path);
-    else if (!S_ISREG(s.st_mode))
-        st = TM_FAIL(TM_ERR_IO, "%s is not a regular file", path);
-    else if ((uint64_t)s.st_size > max_bytes)
-        st = TM_FAIL(TM_ERR_FORMAT, "%s has %lld bytes, at most %zu expected", path, (long long)s.st_size, max_bytes);
-    if (st == TM_OK) st = mem_alloc(text, (size_t)s.st_size + 1, 1);
-    if (st == TM_OK) st = file_pread(fd, path, *text, (size_t)s.st_size, 0);
+    if ((uint64_t)bytes > max_bytes)
+        st = TM_FAIL(TM_ERR_FORMAT, "%s has %lld bytes, at most %zu expected", path, (long long)bytes, max_bytes);
+    if (st == TM_OK) st = mem_alloc(text, (size_t)bytes + 1, 1);
+    if (st == TM_OK) st = file_pread(fd, path, *text, (size_t)bytes, 0);
     if (st == TM_OK)
-        *n = (size_t)s.st_size;
+        *n = (size_t)bytes;
     else
         mem_free(text);
     close(fd);
     return st;
 }
 
+int file_sync(int fd) {
+    int rc;
+    while ((rc = fsync(fd)) != 0 && errno == EINTR) continue;
+    return rc;
+}
+
+int file_close(int fd) { return close(fd) != 0 && errno != EINTR ? -1 : 0; }
+
 enum status file_sync_dir(const char *path) {
     int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0) return io_error("open directory", path);
-    int rc = fsync(fd);
+    int rc = file_sync(fd);
     close(fd);
     return rc == 0 || errno == EINVAL ? TM_OK : io_error("sync directory", path); /* EINVAL: file system without it */
 }
@@ -101,11 +122,11 @@ enum status file_write(const char *path, const void *bytes, size_t n) {
     char tmp[4096];
     if (snprintf(tmp, sizeof tmp, "%s.tmp", path) >= (int)sizeof tmp)
         return TM_FAIL(TM_ERR_IO, "path too long: %s", path);
-    int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0666);
     if (fd < 0) return io_error("create", tmp);
     enum status st = file_pwrite(fd, tmp, bytes, n, 0);
-    if (st == TM_OK && fsync(fd) != 0) st = io_error("sync", tmp);
-    if (close(fd) != 0 && st == TM_OK) st = io_error("close", tmp);
+    if (st == TM_OK && file_sync(fd) != 0) st = io_error("sync", tmp);
+    if (file_close(fd) != 0 && st == TM_OK) st = io_error("close", tmp);
     if (st == TM_OK && rename(tmp, path) != 0) st = io_error("rename", tmp);
     if (st != TM_OK) {
         unlink(tmp);
@@ -118,9 +139,14 @@ enum status file_append(const char *path, const void *bytes, size_t n) {
     int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
     if (fd < 0) return io_error("open", path);
     enum status st = TM_OK;
-    ssize_t put = write(fd, bytes, n);
-    if (put != (ssize_t)n) st = io_error("append to", path);
-    if (st == TM_OK && fsync(fd) != 0) st = io_error("sync", path);
+    for (const char *p = bytes; st == TM_OK && n > 0;) { /* in one piece, but where the file system has it otherwise */
+        ssize_t put = write(fd, p, n);
+        if (put < 0 && errno != EINTR) st = io_error("append to", path);
+        if (put < 0) continue;
+        p += put;
+        n -= (size_t)put;
+    }
+    if (st == TM_OK && file_sync(fd) != 0) st = io_error("sync", path);
     close(fd);
     return st;
 }

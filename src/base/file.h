@@ -7,9 +7,13 @@
 
 #include "base/status.h"
 
+/* Open a regular file for reading; what else has the name (a pipe, a directory) neither blocks nor surprises. The caller closes *fd, which is -1
+ * after an error. *bytes (may be NULL): its size. Local. */
+enum status file_open(const char *path, int *fd, int64_t *bytes);
 /* Read a whole file (at most max_bytes; larger raises FORMAT) into new memory, NUL-terminated; free with mem_free. Local. */
 enum status file_read(const char *path, size_t max_bytes, char **text, size_t *n);
-/* Write a whole file durably: to path.tmp, fsync, rename over path, fsync of the directory. Local. */
+/* Write a whole file durably: to path.tmp, fsync, rename over path, fsync of the directory. A link of the first name is refused, one of the
+ * second is replaced: nothing is written through links. Local. */
 enum status file_write(const char *path, const void *bytes, size_t n);
 /* Append bytes and fsync: for ledgers. A line of less than 4 KiB is not torn. */
 enum status file_append(const char *path, const void *bytes, size_t n);
@@ -24,6 +28,9 @@ enum status file_make_dirs(const char *path);
 /* rm -r of a directory tree; an absent path is fine. Does not follow links. */
 enum status file_remove_tree(const char *path);
 enum status file_sync_dir(const char *path);
+/* fsync, again when a signal interrupts it; close, where an interrupted one has closed. 0, or -1 and errno. */
+int file_sync(int fd);
+int file_close(int fd);
 bool file_exists(const char *path);
 bool file_is_dir(const char *path);
 /* Size in bytes, or -1. */

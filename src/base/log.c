@@ -32,6 +32,8 @@ void log_write(enum log_level level, const char *fmt, ...) {
     va_end(ap);
     size_t len = (size_t)n + (m < 0 ? 0 : (size_t)m);
     if (len > sizeof line - 2) len = sizeof line - 2;
+    for (size_t i = (size_t)n; i < len; i++) /* one line, whatever a file's names hold */
+        if ((unsigned char)line[i] < ' ') line[i] = ' ';
     line[len++] = '\n';
     ssize_t written = write(STDERR_FILENO, line, len);
     (void)written; /* nowhere left to complain */

@@ -8,11 +8,18 @@
 static _Thread_local char message_[2048];
 static _Thread_local char where_[256];
 
+/* Names in messages come from files of others: a terminal must not obey them. */
+static void show(char *text) {
+    for (; *text; text++)
+        if (((unsigned char)*text < ' ' && *text != '\n' && *text != '\t') || *text == 0x7f) *text = '?';
+}
+
 enum status status_raise(enum status st, const char *file, int line, const char *fmt, ...) {
     va_list ap;
     va_start(ap, fmt);
     vsnprintf(message_, sizeof message_, fmt, ap);
     va_end(ap);
+    show(message_);
     snprintf(where_, sizeof where_, "%s:%d", file, line);
     return st;
 }

@@ -45,12 +45,16 @@ struct ckpt_save_args {
     const char *deck_text; /* the effective deck, UTF-8; NULL = "". Rank 0's is written */
     const char *code;      /* code version; NULL = "" */
     const struct par_grid *grid;
-    int keep; /* how many checkpoints stay in `dir`, newest by step first; 0 = all. The new one always stays */
+    int keep;    /* how many checkpoints stay in `dir`, newest by step first; 0 = all. The new one always stays */
+    int writers; /* at most so many files are written at the same time, in waves; 0 = all */
+    bool
+        verify; /* before the rename every file is read back from the disk and compared with the hashes of what was meant */
 };
 
 struct ckpt_saved {
-    int64_t bytes;  /* of tensor data, each element once */
-    double seconds; /* wall time on this rank */
+    int64_t step, bytes; /* bytes: of tensor data, each element once */
+    double seconds;      /* from the call until it was there, on this rank */
+    double stalled;      /* of them, what the calling thread spent; the same unless it was saved in the background */
     char path[4096];
 };
 
@@ -60,11 +64,43 @@ struct ckpt_saved {
  * neither is there. On an error all ranks return the same status, the .tmp is gone, older checkpoints are untouched (only if the error is
  * the ledger's is the new one there). `info` may be NULL.
  * Rank 0 prunes after the agreement, so other ranks may return before old folders are gone.
- * Errors: IO (no space: says both numbers), SHAPE (a tensor is not covered, a box is outside its tensor), INTERNAL (lists differ, a bad
+ * Errors: IO (no space: says both numbers; what is read back differs), SHAPE (a tensor is not covered, a box is outside its tensor), INTERNAL (lists differ, a bad
  * name, data missing), FORMAT (two tensors of one name), UNSUPPORTED (as_bf16 of another dtype), DECK (deck or metadata not UTF-8, a
  * number in it not finite), DEVICE, MEMORY, COMM.
- * Faults for tests: ckpt:space, write, index, manifest, rename, ledger (an error there); ckpt:die-write, die-manifest, die-rename (SIGKILL). */
+ * Faults for tests: ckpt:space, write, index, manifest, rename, ledger (an error there); ckpt:flip (a bit, on the way to the disk);
+ * ckpt:die-write, die-manifest, die-rename (SIGKILL). */
 enum status ckpt_save_all(const struct ckpt_save_args *a, struct ckpt_saved *info);
+
+/* The same in the background: a thread copies this rank's share of the state to host memory, hashes it and writes it while the caller goes
+ * on; it makes no MPI call, so what ranks must agree on is done by the caller when all threads are idle. The files are those of
+ * ckpt_save_all, byte for byte. Between begin and end: ask ckpt_background_state, agree that no rank is busy, advance. */
+struct ckpt_background;
+enum ckpt_state {
+    CKPT_BUSY,  /* copying, writing, removing old ones */
+    CKPT_IDLE,  /* this rank has done its part, or its turn has not come */
+    CKPT_FAILED /* advance tells why, on all ranks */
+};
+/* Collective over the world. What is in host memory is copied at once, and so is what is not the host backend's device memory; the tensors in
+ * that must stay as they are until ckpt_background_hold returns. Of `a`, run_dir, deck_text, code, grid and dev stay
+ * borrowed until the end. Errors as
+ * ckpt_save_all; MEMORY for the copy. */
+enum status ckpt_background_begin_all(const struct ckpt_save_args *a, struct ckpt_background **out);
+/* Wait until the state may change. NULL: nothing to wait for. Local. */
+void ckpt_background_hold(struct ckpt_background *b);
+enum ckpt_state ckpt_background_state(struct ckpt_background *b);
+/* Waits for this rank's thread, agrees, and begins what comes next: another wave; after the last one the checkpoint gets its name, which fills
+ * *info (else info->path is ""), and rank 0's thread removes what is not kept; then *b becomes NULL, as it does on an error. Collective over the
+ * world. Errors as ckpt_save_all. */
+enum status ckpt_background_advance_all(struct ckpt_background **b, struct ckpt_saved *info);
+/* Advance until all is done. *info is as it was when the checkpoint had its name before. Collective over the world. */
+enum status ckpt_background_end_all(struct ckpt_background **b, struct ckpt_saved *info);
+/* What a rank writes that holds these boxes in a grid with dp replicas, and what the copy takes: at most so many bytes. Local. */
+int64_t ckpt_share_bytes(const struct ckpt_tensor *tensors, int n, int dp);
+
+/* Seconds of work between two saves that lose least time, when a save costs `cost` seconds and failures come every `mtbf` seconds on average:
+ * Daly, "A higher order estimate of the optimum checkpoint interval for restart dumps" (2006), eq. 37, whose first term is Young's (1974)
+ * sqrt(2 cost mtbf). Both > 0. Local. */
+double ckpt_interval(double cost, double mtbf);
 
 /* The newest checkpoint in `dir` (largest step) that has a valid manifest; others are passed over with a warning. No such: *step = -1,
  * out = "", TM_OK. Local. Errors: IO (dir exists but cannot be listed). The _all form asks rank 0 and tells everyone. */
@@ -114,16 +150,20 @@ enum status ckpt_hash(struct ckpt *c, uint64_t *out);
 enum status ckpt_hash_all(struct dev *dev, struct par_group *world, const struct ckpt_tensor *tensors, int n,
                           uint64_t *out);
 
-/* A table for people: step, grid, when, files, tensors with shape, dtype, pieces and bytes. `path` is a step folder or a stage's folder
- * (its newest). Appends to out. Local. Errors as ckpt_open; DECK when there is no checkpoint. */
+/* A table for people. `path` is a step folder or a stage's folder (its newest): step, grid, when, files, tensors with shape, dtype, pieces and
+ * bytes. Or a file of a step folder: it is verified, its pieces with their boxes. Or a run's directory: a line for each checkpoint of each
+ * stage, with its state: "good" (a valid manifest, all files there with their sizes), "damaged" (why) or "unfinished".
+ * Appends to out. Local. Errors as ckpt_open; FORMAT for a damaged file; DECK when there is no checkpoint. */
 enum status ckpt_inspect(const char *path, struct str *out);
 
-/* The run directory's lock, held by the kernel until the process ends or ckpt_unlock_run. Made when absent. For one process of the job
- * (rank 0); a second fcntl lock of the same process does not conflict. Errors: DECK when another process holds it (its pid and host), IO. */
+/* The run directory's lock, held by the kernel until the process ends or ckpt_unlock_run. Made when absent; its text names process, host, job
+ * and time. For one process of the job (rank 0); a second fcntl lock of the same process does not conflict. On a file system without
+ * locks the text decides: a process of this host that is gone, and an earlier start of this very job, hold nothing; one of another host
+ * cannot be asked and is believed. Errors: DECK when another process holds it (who), IO. Fault: ckpt:nolock. */
 enum status ckpt_lock_run(const char *run_dir, int *fd);
 void ckpt_unlock_run(int *fd);
 
-/* The run's ledger, <run_dir>/ledger.jsonl: one JSON object a line, synced. A line torn by a crash is closed by the next append and left out
+/* The run's ledger, <run_dir>/ledger.jsonl: one JSON object a line, synced; each begins with "when", in UTC. A line torn by a crash is closed by the next append and left out
  * (with a warning) by the read, which gives a new JSON array (empty when there is no ledger). Local. Errors: IO, FORMAT. */
 enum status ckpt_ledger_append(const char *run_dir, const json_t *line);
 enum status ckpt_ledger_read(const char *run_dir, json_t **out);

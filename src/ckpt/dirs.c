@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/file.h"
 #include "base/log.h"
@@ -109,6 +110,15 @@ enum status ckpt_dirs_remove_tmp(const char *dir) {
     return st;
 }
 
+/* The manifest goes first: what is left by a kill in between is no checkpoint. */
+static enum status remove_step(const char *path) {
+    char manifest[4096];
+    TM_TRY(str_path(manifest, sizeof manifest, path, CKPT_MANIFEST));
+    if (unlink(manifest) != 0 && errno != ENOENT)
+        return TM_FAIL(TM_ERR_IO, "cannot remove %s: %s", manifest, strerror(errno));
+    return file_remove_tree(path);
+}
+
 enum status ckpt_dirs_prune(const char *dir, int keep, int64_t saved) {
     char path[4096];
     struct step_dir *list;
@@ -124,7 +134,7 @@ enum status ckpt_dirs_prune(const char *dir, int keep, int64_t saved) {
         if (st != TM_OK) break;
         bool remove = stale || (keep > 0 && kept >= keep);
         if (remove)
-            st = file_remove_tree(path);
+            st = remove_step(path);
         else if (ckpt_dirs_check(path) == TM_OK)
             kept++;
     }

@@ -17,6 +17,8 @@ static herr_t innermost(unsigned depth, const H5E_error2_t *e, void *unused) {
     (void)unused;
     if (depth == 0)
         snprintf(reason_, sizeof reason_, "%s: %s", e->func_name ? e->func_name : "?", e->desc ? e->desc : "?");
+    for (char *p = reason_; *p; p++)
+        if (*p == '\n') *p = ' '; /* of a date in it */
     return 0;
 }
 
@@ -114,6 +116,7 @@ static bool describe(hid_t set, const struct ckpt_entry *e, const struct tensor_
 
 static hid_t create_file(const char *path) {
     reason_[0] = 0;
+    H5dont_atexit(); /* at the process's end it would crash on a file whose close has failed; the first call counts */
     H5Eset_auto2(H5E_DEFAULT, record, NULL);
     hid_t access = H5Pcreate(H5P_FILE_ACCESS);
     if (access < 0) return -1;
@@ -133,7 +136,9 @@ static bool create_dataset(hid_t f, const char *name, const struct ckpt_entry *e
     extent(box, shape);
     hid_t type = type_of(e->desc.dtype), space = space_of(box->rank, shape), link = H5Pcreate(H5P_LINK_CREATE),
           set = -1;
-    if (type >= 0 && space >= 0 && link >= 0 && H5Pset_create_intermediate_group(link, 1) >= 0)
+    /* no times in the file: the same data give the same bytes */
+    if (type >= 0 && space >= 0 && link >= 0 && H5Pset_obj_track_times(layout, 0) >= 0 &&
+        H5Pset_create_intermediate_group(link, 1) >= 0)
         set = H5Dcreate2(f, name, type, space, link, layout, H5P_DEFAULT);
     bool done = set >= 0 && describe(set, e, box);
     if (done && offset) {

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/file.h"
@@ -23,11 +24,25 @@ static bool torn(const char *path) {
     return n == 1 && last != '\n';
 }
 
+/* The line's text, with "when" (UTC) in front unless it says so itself. NULL: no object, or out of memory. Free it with free(). */
+static char *line_text(const json_t *line) {
+    char when[32] = "";
+    time_t now = time(NULL);
+    struct tm utc;
+    if (!json_is_object(line)) return NULL;
+    if (json_object_get(line, "when")) return json_dumps(line, JSON_COMPACT);
+    strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &utc));
+    json_t *whole = json_pack("{s:s}", "when", when);
+    char *text = json_object_update(whole, (json_t *)(uintptr_t)line) == 0 ? json_dumps(whole, JSON_COMPACT) : NULL;
+    json_decref(whole);
+    return text;
+}
+
 enum status ckpt_ledger_append(const char *run_dir, const json_t *line) {
     char path[4096];
     struct str s = {0};
     TM_TRY(str_path(path, sizeof path, run_dir, "ledger.jsonl"));
-    char *text = json_is_object(line) ? json_dumps(line, JSON_COMPACT) : NULL;
+    char *text = line_text(line);
     if (!text) return TM_FAIL(TM_ERR_INTERNAL, "a ledger line must be a JSON object");
     enum status st = str_printf(&s, "%s%s\n", torn(path) ? "\n" : "", text);
     free(text);

@@ -1,6 +1,4 @@
 /* Loading: by the manifest alone; every block that is touched is verified before a byte of it is used. */
-#include <errno.h>
-#include <fcntl.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -9,6 +7,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/size.h"
+#include "base/stop.h"
 #include "ckpt/open.h"
 #include "ckpt/runs.h"
 #include "numfmt/bf16.h"
@@ -57,7 +56,7 @@ enum status ckpt_open_all(const char *step_dir, struct par_group *world, struct 
 void ckpt_close(struct ckpt **pc) {
     struct ckpt *c = *pc;
     if (!c) return;
-    if (c->fd >= 0) close(c->fd);
+    ckpt_use_none(c);
     ckpt_table_free(&c->t);
     json_decref(c->root);
     mem_free(&c->block);
@@ -88,15 +87,19 @@ const struct tensor_desc *ckpt_find(const struct ckpt *c, const char *name) {
 
 /* --- blocks -------------------------------------------------------------------------------------------------------------------- */
 
+void ckpt_use_none(struct ckpt *c) {
+    if (c->fd >= 0) close(c->fd);
+    c->fd = c->file = -1;
+}
+
 enum status ckpt_use_file(struct ckpt *c, int file) {
     const struct ckpt_file *f = &c->t.files[file];
     if (c->file == file) return TM_OK;
-    if (c->fd >= 0) close(c->fd);
-    c->file = -1;
+    ckpt_use_none(c);
     TM_TRY(str_path(c->path, sizeof c->path, c->dir, f->name));
-    c->fd = open(c->path, O_RDONLY | O_CLOEXEC);
-    if (c->fd < 0) return TM_FAIL(TM_ERR_IO, "cannot open the checkpoint's file %s: %s", c->path, strerror(errno));
-    int64_t size = file_size(c->path);
+    int64_t size;
+    enum status st = file_open(c->path, &c->fd, &size);
+    if (st != TM_OK) return status_context(st, "the checkpoint's file: ");
     if (size != f->bytes)
         return TM_FAIL(TM_ERR_FORMAT, "%s has %lld bytes, the manifest says %lld", c->path, (long long)size,
                        (long long)f->bytes);
@@ -120,19 +123,22 @@ enum status ckpt_use_block(struct ckpt *c, int64_t piece, int64_t block) {
     return TM_OK;
 }
 
-enum status ckpt_verify(struct ckpt *c) {
+enum status ckpt_verify_file(struct ckpt *c, int file) {
+    uint64_t rest;
+    TM_TRY(ckpt_use_file(c, file));
     c->cached_piece = -1; /* what was read before is read again */
     for (int64_t i = 0; i < c->t.n_pieces; i++)
-        for (int64_t b = 0; b < ckpt_table_blocks(c->t.pieces[i].bytes); b++) TM_TRY(ckpt_use_block(c, i, b));
+        for (int64_t b = 0; c->t.pieces[i].file == file && b < ckpt_table_blocks(c->t.pieces[i].bytes); b++)
+            TM_TRY(ckpt_use_block(c, i, b));
     c->cached_piece = -1; /* the buffer serves the other bytes now */
-    for (int f = 0; f < c->t.n_files; f++) {
-        uint64_t rest;
-        TM_TRY(ckpt_use_file(c, f));
-        TM_TRY(ckpt_table_hash_rest(&c->t, f, c->fd, c->path, c->t.files[f].bytes, c->block, &rest));
-        if (rest != c->t.files[f].rest)
-            return TM_FAIL(TM_ERR_FORMAT, "%s is damaged: its bytes outside of the data differ from their hash",
-                           c->path);
-    }
+    TM_TRY(ckpt_table_hash_rest(&c->t, file, c->fd, c->path, c->t.files[file].bytes, c->block, &rest));
+    if (rest != c->t.files[file].rest)
+        return TM_FAIL(TM_ERR_FORMAT, "%s is damaged: its bytes outside of the data differ from their hash", c->path);
+    return TM_OK;
+}
+
+enum status ckpt_verify(struct ckpt *c) {
+    for (int f = 0; f < c->t.n_files; f++) TM_TRY(ckpt_verify_file(c, f));
     return TM_OK;
 }
 
@@ -223,6 +229,7 @@ static enum status same_shape(const struct ckpt *c, const struct tensor_desc *wa
 
 static enum status load_tensor(struct ckpt *c, struct dev *dev, const struct ckpt_tensor *t) {
     const struct tensor_desc *d = &t->desc;
+    TM_TRY(stop_check("load"));
     TM_TRY(same_shape(c, d));
     if (tensor_box_elems(&d->box) == 0 || (!t->host && !t->data.a)) return TM_OK;
     if (t->host) return ckpt_read_box(c, d->name, &d->box, d->dtype, t->host);

@@ -197,7 +197,7 @@ static enum status parse_tensor(const json_t *j, const char *where, struct ckpt_
     const json_t *pieces;
     char at[512];
     TM_TRY(need_str(j, "name", where, &name));
-    if (!name[0] || strlen(name) >= sizeof d->name)
+    if (strlen(name) >= sizeof d->name || !ckpt_table_good_name(name))
         return TM_FAIL(TM_ERR_FORMAT, "%s: bad tensor name \"%.80s\"", where, name);
     memcpy(d->name, name, strlen(name) + 1);
     snprintf(at, sizeof at, "%.250s: %s", where, name);

@@ -16,5 +16,8 @@ struct ckpt {
 
 /* Make `file` the open one; its size is checked. */
 enum status ckpt_use_file(struct ckpt *c, int file);
+void ckpt_use_none(struct ckpt *c); /* close it */
 /* Bring block `block` of a piece into c->block, verified. */
 enum status ckpt_use_block(struct ckpt *c, int64_t piece, int64_t block);
+/* Every byte of a file against the hashes of the table. */
+enum status ckpt_verify_file(struct ckpt *c, int file);

@@ -17,20 +17,9 @@ bool ckpt_plan_holds(const struct ckpt_tensor *t) {
 
 /* --- the list ------------------------------------------------------------------------------------------------------------------ */
 
-static bool good_name(const char *name) {
-    for (const char *p = name;;) { /* parts between slashes: not empty, not "." (HDF5 would read those as no group) */
-        size_t n = strcspn(p, "/");
-        if (n == 0 || (n == 1 && p[0] == '.')) return false;
-        for (size_t i = 0; i < n; i++)
-            if ((unsigned char)p[i] < 0x20 || p[i] == 0x7f) return false;
-        if (!p[n]) return true;
-        p += n + 1;
-    }
-}
-
 static enum status check_tensor(const struct ckpt_tensor *t, bool have_device) {
     const struct tensor_desc *d = &t->desc;
-    if (!memchr(d->name, 0, sizeof d->name) || !good_name(d->name))
+    if (!memchr(d->name, 0, sizeof d->name) || !ckpt_table_good_name(d->name))
         return TM_FAIL(TM_ERR_INTERNAL, "\"%.100s\" cannot be the name of a stored tensor", d->name);
     if (d->rank < 0 || d->rank > TENSOR_MAX_RANK || d->box.rank != d->rank || (unsigned)d->dtype >= DTYPE_COUNT)
         return TM_FAIL(TM_ERR_INTERNAL, "%s: rank %d, box of rank %d, dtype %d", d->name, d->rank, d->box.rank,

@@ -1,5 +1,8 @@
 /* Saving: everything into step_N.tmp, synced and agreed on, then one rename. */
+#include "ckpt/save.h"
+
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -10,17 +13,11 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "ckpt/ckpt.h"
+#include "base/size.h"
 #include "ckpt/dirs.h"
+#include "ckpt/open.h"
 #include "ckpt/plan.h"
 #include "ckpt/shard.h"
-
-struct save {
-    const struct ckpt_save_args *a;
-    struct ckpt_table t;
-    int mine; /* this rank's file, -1 = it writes none */
-    char when[32], tmp[4096], old[4096], path[4096];
-};
 
 /* --- rank 0 ------------------------------------------------------------------------------------------------------------------ */
 
@@ -89,8 +86,7 @@ static enum status publish(const struct save *s) {
     return file_sync_dir(s->a->dir);
 }
 
-static enum status finish(struct save *s) {
-    TM_TRY(ckpt_shard_write_index(s->tmp, &s->t));
+static enum status finish(const struct save *s) {
     TM_TRY(write_manifest(s));
     TM_TRY(file_sync_dir(s->tmp));
     if (fault_here("ckpt", "die-manifest")) raise(SIGKILL);
@@ -117,7 +113,7 @@ static void clean_up(const struct save *s) {
     status_set_message(keep);
 }
 
-static void prune(const struct save *s) {
+void ckpt_save_prune(const struct save *s) {
     if (ckpt_dirs_prune(s->a->dir, s->a->keep, s->a->step) != TM_OK)
         log_warn("old checkpoints in %s stay: %s", s->a->dir, status_message());
 }
@@ -163,37 +159,83 @@ static enum status share_all(struct save *s) {
     return st;
 }
 
-static enum status write_all(struct save *s) {
-    const struct ckpt_save_args *a = s->a;
-    bool first = par_group_rank(a->grid->world) == 0;
-    TM_TRY(par_agree_all(first ? prepare(s) : TM_OK));
-    TM_TRY(par_agree_all(s->mine >= 0 ? ckpt_shard_write(s->tmp, a->dev, a->tensors, &s->t, s->mine) : TM_OK));
-    TM_TRY(share_all(s));
-    return par_agree_all(first ? finish(s) : TM_OK);
+/* Files are dealt to the waves in turn, so that the writers of a wave are spread over the hosts. */
+static void set_waves(struct save *s) {
+    int shards = s->t.n_files - 1, most = s->a->writers;
+    s->waves = most > 0 && shards > most ? (shards + most - 1) / most : 1;
+    s->wave = s->mine >= 0 ? s->mine % s->waves : 0;
+}
+
+enum status ckpt_save_plan_all(struct save *s, const struct ckpt_save_args *a) {
+    int size = par_group_size(a->grid->world), rank = par_group_rank(a->grid->world);
+    *s = (struct save){.a = a, .mine = -1, .first = rank == 0, .began = clock_seconds()};
+    par_note(log_stage(), a->step, "checkpoint save");
+    TM_TRY(par_agree_all(set_names(s)));
+    TM_TRY(ckpt_plan_gather_all(a->tensors, a->n, a->dev != NULL, a->grid->world, &s->t));
+    enum status st = ckpt_plan_name_files(&s->t, size, rank, &s->mine);
+    if (st == TM_OK) set_waves(s);
+    if (st == TM_OK && s->first) st = prepare(s);
+    st = par_agree_all(st);
+    if (st != TM_OK) ckpt_save_drop(s);
+    return st;
+}
+
+/* What lies on the disk now, against the hashes of what was meant. */
+static enum status verify_file(const struct save *s, int file) {
+    struct ckpt c = {.t = s->t, .fd = -1, .file = -1, .cached_piece = -1};
+    TM_TRY(str_copy(c.dir, sizeof c.dir, s->tmp));
+    TM_TRY(mem_alloc(&c.block, 1, CKPT_BLOCK));
+    enum status st = ckpt_use_file(&c, file);
+    if (st == TM_OK) (void)posix_fadvise(c.fd, 0, 0, POSIX_FADV_DONTNEED); /* not what the system kept of it */
+    if (st == TM_OK) st = ckpt_verify_file(&c, file);
+    ckpt_use_none(&c);
+    mem_free(&c.block);
+    return st == TM_OK ? TM_OK : status_context(TM_ERR_IO, "read back after writing: ");
+}
+
+enum status ckpt_save_write(struct save *s, struct dev *dev, const struct ckpt_tensor *tensors) {
+    int index = s->t.n_files - 1;
+    if (s->mine >= 0) TM_TRY(ckpt_shard_write(s->tmp, dev, tensors, &s->t, s->mine));
+    if (s->first) TM_TRY(ckpt_shard_write_index(s->tmp, &s->t));
+    if (s->mine >= 0 && s->a->verify) TM_TRY(verify_file(s, s->mine));
+    return s->first && s->a->verify ? verify_file(s, index) : TM_OK;
+}
+
+enum status ckpt_save_publish_all(struct save *s, struct ckpt_saved *info, bool *there) {
+    enum status st = share_all(s);
+    if (st == TM_OK) st = par_agree_all(s->first ? finish(s) : TM_OK);
+    if (st != TM_OK) {
+        ckpt_save_drop(s);
+        return st;
+    }
+    *there = true;
+    double seconds = clock_seconds() - s->began;
+    st = par_agree_all(s->first ? note(s, seconds) : TM_OK);
+    if (info) {
+        *info = (struct ckpt_saved){.step = s->a->step, .bytes = s->t.bytes, .seconds = seconds, .stalled = seconds};
+        memcpy(info->path, s->path, sizeof s->path);
+    }
+    ckpt_table_free(&s->t);
+    return st;
+}
+
+void ckpt_save_drop(struct save *s) {
+    if (s->first) clean_up(s);
+    ckpt_table_free(&s->t);
 }
 
 enum status ckpt_save_all(const struct ckpt_save_args *a, struct ckpt_saved *info) {
-    double start = clock_seconds();
-    struct save s = {.a = a, .mine = -1};
-    bool first = par_group_rank(a->grid->world) == 0;
-    par_note(log_stage(), a->step, "checkpoint save");
-    TM_TRY(par_agree_all(set_names(&s)));
-    TM_TRY(ckpt_plan_gather_all(a->tensors, a->n, a->dev != NULL, a->grid->world, &s.t));
-    enum status st = par_agree_all(
-        ckpt_plan_name_files(&s.t, par_group_size(a->grid->world), par_group_rank(a->grid->world), &s.mine));
-    if (st == TM_OK) {
-        st = write_all(&s);
-        if (st != TM_OK && first) clean_up(&s);
+    struct save s;
+    TM_TRY(ckpt_save_plan_all(&s, a));
+    enum status st = TM_OK;
+    for (int k = 0; k < s.waves && st == TM_OK; k++)
+        st = par_agree_all(k == s.wave ? ckpt_save_write(&s, a->dev, a->tensors) : TM_OK);
+    if (st != TM_OK) {
+        ckpt_save_drop(&s);
+        return st;
     }
-    double seconds = clock_seconds() - start;
-    if (st == TM_OK) {
-        st = par_agree_all(first ? note(&s, seconds) : TM_OK);
-        if (first) prune(&s);
-    }
-    if (info) {
-        *info = (struct ckpt_saved){.bytes = s.t.bytes, .seconds = seconds};
-        memcpy(info->path, s.path, sizeof s.path);
-    }
-    ckpt_table_free(&s.t);
+    bool there = false;
+    st = ckpt_save_publish_all(&s, info, &there);
+    if (there && s.first) ckpt_save_prune(&s);
     return st;
 }

@@ -86,6 +86,7 @@ static enum status write_block(struct shard_out *o, struct shard_source *s, cons
         n = size_min(end - at, STEP);
         TM_TRY(ckpt_shard_source_read(s, at, (size_t)n, o->buf));
         hash_add(&h, o->buf, (size_t)n);
+        if (fault_here("ckpt", "flip")) o->buf[n / 2] ^= 1;
         TM_TRY(file_pwrite(o->fd, o->path, o->buf, (size_t)n, p->offset + at));
     }
     *hash = hash_end(&h);
@@ -115,8 +116,8 @@ static enum status open_frame(const char *path, struct ckpt_table *t, int file, 
 
 static enum status sync_close(const char *path, int fd, enum status st) {
     if (fd < 0) return st;
-    if (st == TM_OK && fsync(fd) != 0) st = TM_FAIL(TM_ERR_IO, "cannot sync %s: %s", path, strerror(errno));
-    if (close(fd) != 0 && st == TM_OK) st = TM_FAIL(TM_ERR_IO, "cannot close %s: %s", path, strerror(errno));
+    if (st == TM_OK && file_sync(fd) != 0) st = TM_FAIL(TM_ERR_IO, "cannot sync %s: %s", path, strerror(errno));
+    if (file_close(fd) != 0 && st == TM_OK) st = TM_FAIL(TM_ERR_IO, "cannot close %s: %s", path, strerror(errno));
     return st;
 }
 

@@ -18,6 +18,17 @@ void ckpt_table_free(struct ckpt_table *t) {
     *t = (struct ckpt_table){0};
 }
 
+bool ckpt_table_good_name(const char *name) {
+    for (const char *p = name;;) { /* parts between slashes: not empty, not "." (HDF5 would read those as no group) */
+        size_t n = strcspn(p, "/");
+        if (n == 0 || (n == 1 && p[0] == '.')) return false;
+        for (size_t i = 0; i < n; i++)
+            if ((unsigned char)p[i] < 0x20 || p[i] == 0x7f) return false;
+        if (!p[n]) return true;
+        p += n + 1;
+    }
+}
+
 static int by_name(const void *a, const void *b, void *arg) {
     const struct ckpt_entry *e = arg;
     return strcmp(e[*(const int *)a].desc.name, e[*(const int *)b].desc.name);

@@ -50,6 +50,8 @@ struct ckpt_about {
 
 void ckpt_table_free(struct ckpt_table *t);
 static inline int64_t ckpt_table_blocks(int64_t bytes) { return (bytes + CKPT_BLOCK - 1) / CKPT_BLOCK; }
+/* May a stored tensor be called so? Printable, no empty or "." part between '/'. */
+bool ckpt_table_good_name(const char *name);
 /* Fill by_name. Errors: FORMAT when two tensors have one name; MEMORY. */
 enum status ckpt_table_sort_names(struct ckpt_table *t);
 int ckpt_table_find(const struct ckpt_table *t, const char *name); /* -1: none */

@@ -2,7 +2,6 @@
 #include "data/index.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -111,9 +110,9 @@ static enum status check_arrays(struct data_index *x, const char *idx, const cha
 }
 
 static enum status map_idx(struct data_index *x, const char *idx) {
-    int fd = open(idx, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return TM_FAIL(TM_ERR_IO, "cannot open %s: %s", idx, strerror(errno));
-    int64_t n = file_size(idx);
+    int fd;
+    int64_t n;
+    TM_TRY(file_open(idx, &fd, &n));
     void *map = n > 0 ? mmap(NULL, (size_t)n, PROT_READ, MAP_SHARED, fd, 0) : NULL; /* an empty file cannot be mapped */
     int e = errno;
     close(fd);
@@ -125,13 +124,13 @@ static enum status map_idx(struct data_index *x, const char *idx) {
 
 static enum status open_both(struct data_index *x) {
     char idx[MAX_PATH], bin[MAX_PATH];
+    int64_t bin_bytes;
     TM_TRY(path_of(idx, x->prefix, ".idx"));
     TM_TRY(path_of(bin, x->prefix, ".bin"));
     TM_TRY(map_idx(x, idx));
     TM_TRY(read_header(x, idx, x->map, x->map_bytes));
-    x->fd = open(bin, O_RDONLY | O_CLOEXEC);
-    if (x->fd < 0) return TM_FAIL(TM_ERR_IO, "cannot open %s: %s", bin, strerror(errno));
-    return check_arrays(x, idx, bin, file_size(bin));
+    TM_TRY(file_open(bin, &x->fd, &bin_bytes));
+    return check_arrays(x, idx, bin, bin_bytes);
 }
 
 enum status data_index_open(const char *prefix, struct data_index **out) {

@@ -2,7 +2,6 @@
 #include "data/text.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -10,6 +9,7 @@
 #include "base/json.h"
 #include "base/mem.h"
 #include "base/size.h"
+#include "base/stop.h"
 #include "base/str.h"
 #include "tok/tok.h"
 
@@ -219,8 +219,7 @@ enum status data_text_open(const char *path, const struct data_text_opts *o, int
     enum status st = mem_alloc(&t->path, n, 1);
     if (st == TM_OK) {
         memcpy(t->path, path, n);
-        t->fd = open(path, O_RDONLY | O_CLOEXEC);
-        if (t->fd < 0) st = TM_FAIL(TM_ERR_IO, "cannot open %s: %s", path, strerror(errno));
+        st = file_open(path, &t->fd, NULL);
     }
     if (st == TM_OK) st = refill(t);
     if (st == TM_OK && from > 0 && !t->done) st = skip_line(t);
@@ -248,7 +247,8 @@ enum status data_text_each(const char *path, const struct data_text_opts *o, dat
     enum status st = TM_OK;
     for (const char *text; st == TM_OK;) {
         size_t n;
-        st = data_text_next(t, &text, &n);
+        st = stop_check("text");
+        if (st == TM_OK) st = data_text_next(t, &text, &n);
         if (st != TM_OK || !text) break;
         st = fn(ctx, text, n);
         if (st != TM_OK) data_text_context(t, st);

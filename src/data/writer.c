@@ -55,7 +55,7 @@ static enum status put(struct sink *s, int64_t number, size_t size) {
 }
 
 static enum status open_file(const char *path, int flags, int *fd) {
-    *fd = open(path, flags | O_CLOEXEC, 0666);
+    *fd = open(path, flags | O_NOFOLLOW | O_CLOEXEC, 0666);
     return *fd >= 0 ? TM_OK : TM_FAIL(TM_ERR_IO, "cannot write %s: %s", path, strerror(errno));
 }
 
@@ -152,7 +152,7 @@ static enum status place_tokens(struct data_writer *w, int64_t at) {
         st = file_pread(s->fd, w->own, s->buffer, (size_t)n, done);
         if (st == TM_OK) st = file_pwrite(fd, w->bin_tmp, s->buffer, (size_t)n, at + done);
     }
-    if (st == TM_OK && fsync(fd) != 0) st = TM_FAIL(TM_ERR_IO, "cannot sync %s: %s", w->bin_tmp, strerror(errno));
+    if (st == TM_OK && file_sync(fd) != 0) st = TM_FAIL(TM_ERR_IO, "cannot sync %s: %s", w->bin_tmp, strerror(errno));
     if (fd != s->fd && fd >= 0) close(fd);
     return st;
 }
@@ -195,7 +195,7 @@ static enum status place_rows(struct data_writer *w, const struct share *before,
     TM_TRY(par_agree(w->g, st));
     st = open_file(w->idx_tmp, O_WRONLY, &s.fd);
     if (st == TM_OK) st = put_rows(w, &s, before, all);
-    if (st == TM_OK && fsync(s.fd) != 0) st = TM_FAIL(TM_ERR_IO, "cannot sync %s: %s", w->idx_tmp, strerror(errno));
+    if (st == TM_OK && file_sync(s.fd) != 0) st = TM_FAIL(TM_ERR_IO, "cannot sync %s: %s", w->idx_tmp, strerror(errno));
     if (s.fd >= 0) close(s.fd);
     return par_agree(w->g, st);
 }

@@ -99,16 +99,50 @@ void deck_free(struct deck **deck);
  * from this text gives the same text again, from any folder. Rank 0 sends it to the other ranks and writes it to the run. */
 enum status deck_echo(const struct deck *deck, struct str *out);
 
-/* Append help: all keys (key NULL), or those of a group ("optim"), a key ("optim.lr"), or a key's bare name ("lr").
+/* Append help: all keys (key NULL), or those of a group ("optim"), a key ("optim.lr"), or a key's bare name ("lr"); "machine": the keys of machine files.
  * Errors: DECK (no such key; the message has the nearest). */
 enum status deck_help(const char *key, struct str *out);
 
-/* Points of the deck's sweep: the product of its axes, the last axis fastest; 1 without a sweep. */
+/* The key tables row by row, for manuals: each group, then its plain keys, then the groups inside it; groups that a stage shares with the top
+ * level come once, there. The strings live during the call. Returns the first status of `row` that is not TM_OK. */
+struct deck_doc {
+    const char *group;    /* "", "optim.groups[i]", "datasets.NAME" */
+    const char *name;     /* of the key; "" in the row of the group itself, which has only `doc` */
+    const char *takes;    /* "float > 0" */
+    const char *fallback; /* the default in deck syntax; "" = required */
+    const char *unit;     /* "" = none */
+    const char *resume;   /* "same", "warn" or "free" */
+    const char *use;      /* kinds of stages that read it, "" = all; '!' = required there */
+    const char *doc;      /* one line */
+};
+typedef enum status (*deck_doc_fn)(void *context, const struct deck_doc *row);
+enum status deck_document(deck_doc_fn row, void *context);
+
+/* A sweep: the product of the deck's axes (zipped ones advance together), the last axis fastest, less what sweep_without names. Points are
+ * counted 0, 1, ... without gaps; a point's number is its place in the whole product, so that leaving others out does not change it.
+ * All are Local. */
+/* How many points; 1 without a sweep. */
 int64_t deck_sweep_count(const struct deck *deck);
-/* deck_load of one point: its values and run.dir + "/point-%04d" are set after `sets`, and the sweep is taken out.
+/* The first number of a point after `number` (-1: the first point's), or -1 when there is none. */
+int64_t deck_sweep_next(const struct deck *deck, int64_t number);
+/* Which of its values (deck->sweep.v[axis].values) an axis has in the point of that number. */
+int deck_sweep_value(const struct deck *deck, int64_t number, int axis);
+/* Its directory below run.dir: "point-0007". Errors: INTERNAL (no room). */
+enum status deck_sweep_dir(int64_t number, char *out, size_t cap);
+
+/* What points share. Stages before the first one that an axis changes leave the same bytes in all points, and those before the next such
+ * stage in all points with the same values of that axis, and so on: levels 0, 1, ..., each with more stages than the one before.
+ * The number of stages of a level and its directory below run.dir, "shared-<last stage>-0002"; 0 = there is no such level. `dir` has room for 160. */
+int deck_sweep_shared(const struct deck *deck, int64_t number, int level, char *dir, size_t cap);
+
+/* deck_load of one point (counted without gaps): its values and run.dir + "/point-%04d" are set after `sets`, and the sweep is taken out.
  * Errors: as deck_load; DECK (no such point). */
 enum status deck_load_point(const char *path, const char *const *sets, int n_sets, int64_t point, struct str *report,
                             struct deck **out);
+/* The same of what the point shares at a level: only that level's stages, with its directory. *out is NULL when there is no such level.
+ * The point itself is its own last level: level -1. */
+enum status deck_load_shared(const char *path, const char *const *sets, int n_sets, int64_t point, int level,
+                             struct str *report, struct deck **out);
 
 /* What another value of a key means to a run that goes on. */
 enum deck_resume { DECK_SAME /* refuse, by name */, DECK_WARN, DECK_FREE };

@@ -1,6 +1,7 @@
 /* The effective deck as text: what every rank parses, what the run keeps, what a later run is compared with. */
 #include <string.h>
 
+#include "deck/machine.h"
 #include "deck/table.h"
 
 static enum status echo_table(const struct table *t, const void *base, const void *like, int indent, struct str *out);
@@ -112,6 +113,10 @@ static enum status echo_table(const struct table *t, const void *base, const voi
             TM_TRY(echo_changed(k, field, other, indent, out));
     }
     return TM_OK;
+}
+
+enum status deck_machine_echo(const struct deck_machine *m, struct str *out) {
+    return echo_table(deck_table_machine(), m, NULL, 0, out);
 }
 
 enum status deck_echo(const struct deck *deck, struct str *out) {

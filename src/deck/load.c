@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/mem.h"
+#include "deck/axes.h"
 #include "deck/parse.h"
 #include "deck/rules.h"
 #include "deck/source.h"
@@ -105,7 +106,8 @@ static enum status resolve(struct reader *r, struct deck *deck, const config_t *
     TM_TRY(deck_table_defaults(deck_table_top(), deck, r->pool));
     TM_TRY(deck_parse_table(r, deck_table_top(), config_root_setting(tree), deck, "", true));
     TM_TRY(load_stages(r, deck, tree));
-    return deck_rules_check(deck, tree, r->pool, r->report);
+    TM_TRY(deck_rules_check(deck, tree, r->pool, r->report));
+    return deck_axes_resolve(r, tree, deck);
 }
 
 /* Everything after the file was read; the report collects, its finish decides. */

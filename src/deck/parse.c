@@ -166,8 +166,8 @@ static enum status parse_array(const struct reader *r, const struct key *k, cons
 }
 _Static_assert(sizeof(int64_t) == sizeof(double) && sizeof(int64_t) >= sizeof(char *), "array elements are 8 bytes");
 
-static enum status parse_plain(const struct reader *r, const struct key *k, const config_setting_t *s, void *field,
-                               const char *prefix) {
+enum status deck_parse_plain(const struct reader *r, const struct key *k, const config_setting_t *s, void *field,
+                             const char *prefix) {
     const char *text;
     bool good = false;
     switch (k->type) {
@@ -258,7 +258,7 @@ static enum status parse_key(const struct reader *r, const struct key *k, const 
         return deck_parse_table(r, k->table, s, field, name, false);
     case KEY_LIST: return parse_list(r, k, s, field, prefix);
     case KEY_NAMED: return parse_named(r, k, s, field, prefix);
-    default: return parse_plain(r, k, s, field, prefix);
+    default: return deck_parse_plain(r, k, s, field, prefix);
     }
 }
 

@@ -22,6 +22,9 @@ struct reader {
  * list of stages is left alone. Errors: MEMORY. */
 enum status deck_parse_table(const struct reader *r, const struct table *t, const config_setting_t *from, void *base,
                              const char *prefix, bool fresh);
+/* One setting into the field of a key without members; a bad value is reported as `prefix` + the key's name. Errors: MEMORY. */
+enum status deck_parse_plain(const struct reader *r, const struct key *k, const config_setting_t *s, void *field,
+                             const char *prefix);
 /* Append a setting's value as deck text, groups and lists in short. */
 enum status deck_print_setting(const config_setting_t *s, struct str *out);
 /* The absolute form of `path`: relative to folder `base`, "." and leading ".." taken out. Pool-owned. */

@@ -258,6 +258,8 @@ static enum status check_kind(const struct check *c) {
         return TM_OK;
     }
     case DECK_KIND_evaluate:
+        if (s->compute_error && strcmp(s->numerics.compute, "fp8"))
+            TM_TRY(broken(c, "compute_error", "it needs numerics.compute = \"fp8\""));
         if (!strcmp(s->compare, "auto")) s->compare = *s->teacher.path ? "true" : "false";
         if (strcmp(s->compare, "true") == 0 && !*s->teacher.path)
             TM_TRY(broken(c, "compare", "true needs teacher.path"));
@@ -284,24 +286,11 @@ static enum status check_stage(const struct check *c) {
     TM_TRY(find_dataset(c, "data", s->data, &s->dataset));
     TM_TRY(find_dataset(c, "eval_data", s->eval_data, &s->eval_set));
     if (trains) TM_TRY(default_losses(c));
+    if ((trains || s->kind == DECK_KIND_calibrate) && !strcmp(s->numerics.compute, "fp8"))
+        TM_TRY(broken(c, "numerics.compute",
+                      "\"fp8\" is for evaluate and generate, not for \"%s\": set it inside those", s->verb));
     TM_TRY(check_kind(c));
     if (s->kind == DECK_KIND_distill && !*s->teacher.path) s->teacher.path = s->model.path;
-    return TM_OK;
-}
-
-static enum status check_sweep(const struct deck *deck, const config_t *tree, struct report *report) {
-    enum { MAX_POINTS = 1000000 };
-    int64_t points = 1;
-    for (int i = 0; i < deck->sweep.n; i++) {
-        const struct deck_axis *a = &deck->sweep.v[i];
-        const config_setting_t *at = config_setting_get_elem(config_lookup(tree, "sweep"), (unsigned)i);
-        if (a->key && *a->key && !deck_source_knows(tree, a->key))
-            TM_TRY(deck_report_error(report, at, "sweep[%d].key = \"%s\": expected stage.key or group.key of this deck",
-                                     i, a->key));
-        if (points <= MAX_POINTS) points *= a->values.n > 0 ? a->values.n : 1;
-    }
-    if (points > MAX_POINTS)
-        TM_TRY(deck_report_error(report, config_lookup(tree, "sweep"), "sweep: more than %d points", MAX_POINTS));
     return TM_OK;
 }
 
@@ -312,5 +301,5 @@ enum status deck_rules_check(struct deck *deck, const config_t *tree, void **poo
         c.own = config_setting_get_elem(config_lookup(tree, "stages"), (unsigned)i);
         if (config_setting_type(c.own) == CONFIG_TYPE_GROUP) TM_TRY(check_stage(&c));
     }
-    return check_sweep(deck, tree, report);
+    return TM_OK;
 }

@@ -2,6 +2,7 @@
  * bits, a NUL that ends a string, included files that are absent or never end. */
 #include <ctype.h>
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,7 +10,10 @@
 #include "base/mem.h"
 #include "deck/source.h"
 
-enum { INCLUDE_DEPTH = 10 }; /* libconfig's own limit */
+enum {
+    INCLUDE_DEPTH = 10 /* libconfig's own limit */,
+    INCLUDES_MAX = 256 /* they may include each other many times */
+};
 
 struct scan {
     struct report *report;
@@ -17,6 +21,8 @@ struct scan {
     const char *set;  /* "--set ..." when the text is one's value, else NULL */
     const char *at;
     int line, depth;
+    bool *refused;
+    int *includes; /* so far */
 };
 
 static enum status say(const struct scan *s, const char *what, const char *token, size_t n) {
@@ -54,53 +60,89 @@ static enum status scan_number(struct scan *s, const char *token) {
     return TM_OK;
 }
 
+/* What an included file must not include, or leave open: libconfig goes on in the same state behind it. */
+static enum status refuse(const struct scan *s, const char *what, const char *token, size_t n) {
+    *s->refused = true;
+    return say(s, what, token, n);
+}
+
 /* A string from its opening quote. */
 static enum status scan_string(struct scan *s) {
+    const char *quote = s->at;
     for (s->at++; *s->at && *s->at != '"'; s->at++) {
         if (*s->at == '\n') s->line++;
         if (*s->at != '\\' || !s->at[1]) continue;
         s->at++;
         if (!strncmp(s->at, "x00", 3)) TM_TRY(say(s, "in a string: NUL cannot be part of one", "\\x00", 4));
     }
+    if (!*s->at && s->file)
+        return refuse(s, "...: the included file ends inside this string", quote, strnlen(quote, 16));
     if (*s->at) s->at++;
     return TM_OK;
 }
 
 static enum status scan_text(struct scan *s);
 
-/* @include "name" from the '@'. */
+/* Does the file lie outside of the deck's folder? One that is not there does not. */
+static bool leads_out(const char *dir, const char *path) {
+    char base[PATH_MAX], file[PATH_MAX];
+    if (!realpath(*dir ? dir : ".", base) || !realpath(path, file)) return false;
+    size_t n = strlen(base);
+    return strncmp(base, file, n) || (n > 1 && file[n] != '/');
+}
+
+/* @include "name" from the '@'. A backslash would mean something to libconfig, which must not see another name than this scan. */
 static enum status scan_include(struct scan *s) {
     const char *quote = s->at + strcspn(s->at, "\"\n");
     size_t n = *quote == '"' ? strcspn(quote + 1, "\"\n") : 0;
     s->at = quote;
-    if (!n || quote[1 + n] != '"') return TM_OK; /* libconfig says what is wrong */
+    if (*quote != '"') return TM_OK; /* libconfig says what is wrong */
+    if (quote[1 + n] != '"') return refuse(s, ": the name of an include ends on its line", quote, n + 1);
     s->at = quote + 1 + n + 1;
+    const char *rest = s->at + strspn(s->at, " \t\r");
+    if (*rest && !strchr("\n#", *rest) && strncmp(rest, "//", 2) != 0)
+        return refuse(s, ": only a comment may follow an include on its line", quote, n + 2);
     char name[1024], path[2048], *text;
-    if (n >= sizeof name) return say(s, "...: include name too long", quote, 64);
+    if (*s->refused) return TM_OK; /* nothing of it will be read */
+    if (++*s->includes > INCLUDES_MAX) return refuse(s, ": more than 256 includes", quote, n + 2);
+    if (n >= sizeof name) return refuse(s, "...: include name too long", quote, 64);
     memcpy(name, quote + 1, n);
     name[n] = 0;
-    if (s->depth >= INCLUDE_DEPTH) return say(s, ": includes nested deeper than 10", quote, n + 2);
-    if (name[0] == '/') return say(s, ": an include is relative to the deck's folder", quote, n + 2);
+    if (s->depth >= INCLUDE_DEPTH) return refuse(s, ": includes nested deeper than 10", quote, n + 2);
+    if (name[0] == '/') return refuse(s, ": an include is relative to the deck's folder", quote, n + 2);
+    if (strchr(name, '\\')) return refuse(s, ": no backslash may be in the name of an include", quote, n + 2);
     TM_TRY(str_path(path, sizeof path, s->report->dir, name));
+    if (leads_out(s->report->dir, path)) return refuse(s, ": an include must lie in the deck's folder", quote, n + 2);
     size_t length;
     enum status st = deck_source_text(path, &text, &length);
     if (st == TM_ERR_MEMORY) return st;
     if (st != TM_OK) {
+        *s->refused = true; /* libconfig ends the process over a folder */
         return deck_report_error_line(s->report, s->file, s->line, "@include \"%s\": %s", name, status_message());
     }
-    struct scan inner = {.report = s->report, .file = name, .at = text, .line = 1, .depth = s->depth + 1};
+    struct scan inner = {.report = s->report,
+                         .file = name,
+                         .at = text,
+                         .line = 1,
+                         .depth = s->depth + 1,
+                         .refused = s->refused,
+                         .includes = s->includes};
     st = scan_text(&inner);
     mem_free(&text);
     return st;
 }
 
-static void skip_comment(struct scan *s) {
+static enum status scan_comment(struct scan *s) {
+    const char *begin = s->at;
     if (s->at[0] == '/' && s->at[1] == '*') {
         for (s->at += 2; *s->at && !(s->at[0] == '*' && s->at[1] == '/'); s->at++) s->line += *s->at == '\n';
+        if (!*s->at && s->file)
+            return refuse(s, "...: the included file ends inside this comment", begin, strnlen(begin, 16));
         if (*s->at) s->at += 2;
     } else {
         s->at += strcspn(s->at, "\n");
     }
+    return TM_OK;
 }
 
 static enum status scan_text(struct scan *s) {
@@ -108,7 +150,7 @@ static enum status scan_text(struct scan *s) {
         const char *p = s->at;
         unsigned char c = (unsigned char)*p;
         if (c == '#' || (c == '/' && (p[1] == '/' || p[1] == '*'))) {
-            skip_comment(s);
+            TM_TRY(scan_comment(s));
         } else if (c == '"') {
             TM_TRY(scan_string(s));
         } else if (c == '@' && !s->set) {
@@ -131,8 +173,10 @@ static enum status scan_text(struct scan *s) {
     return TM_OK;
 }
 
-enum status deck_source_scan(const char *text, const char *set, struct report *report) {
-    struct scan s = {.report = report, .set = set, .at = text, .line = 1};
+enum status deck_source_scan(const char *text, const char *set, struct report *report, bool *refused) {
+    int includes = 0;
+    struct scan s = {.report = report, .set = set, .at = text, .line = 1, .refused = refused, .includes = &includes};
+    *refused = false;
     return scan_text(&s);
 }
 

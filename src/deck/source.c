@@ -20,8 +20,10 @@ static const char *syntax_hint(const char *error) {
 
 enum status deck_source_parse(const char *text, config_t *tree, struct report *report, bool *good) {
     size_t before = report->n;
-    TM_TRY(deck_source_scan(text, NULL, report));
+    bool refused;
     *good = false;
+    TM_TRY(deck_source_scan(text, NULL, report, &refused));
+    if (refused) return TM_OK;
     if (report->dir && *report->dir) config_set_include_dir(tree, report->dir);
     if (config_read_string(tree, text)) {
         *good = true;
@@ -68,18 +70,19 @@ static bool path_read(const char *text, size_t length, struct path *p) {
     return false;
 }
 
-/* Does the path from part i on name a key below this table? */
-static bool path_known(const struct table *t, const struct path *p, int i) {
+/* The key below this table that the path names from part i on, or NULL. */
+static const struct key *path_key(const struct table *t, const struct path *p, int i) {
+    const struct key *k = NULL;
     for (; i < p->n; i++) {
         bool renamed;
-        const struct key *k = deck_key_find(t, p->name[i], &renamed);
-        if (!k) return false;
-        if (!k->table) return i + 1 == p->n && p->index[i] < 0;
-        if (k->type == KEY_NAMED && ++i == p->n) return true;
-        if ((k->type == KEY_LIST) != (p->index[i] >= 0) && i + 1 < p->n) return false;
+        k = deck_key_find(t, p->name[i], &renamed);
+        if (!k) return NULL;
+        if (!k->table) return i + 1 == p->n && p->index[i] < 0 ? k : NULL;
+        if (k->type == KEY_NAMED && ++i == p->n) return k;
+        if ((k->type == KEY_LIST) != (p->index[i] >= 0) && i + 1 < p->n) return NULL;
         t = k->table;
     }
-    return true;
+    return k;
 }
 
 config_setting_t *deck_source_stage(const config_t *tree, const char *name) {
@@ -101,8 +104,8 @@ static config_setting_t *path_start(const config_t *tree, const struct path *p, 
     bool renamed, is_word = !strcmp(p->name[0], "stages") && p->index[0] < 0 && p->n > 2;
     config_setting_t *stage = deck_source_stage(tree, p->name[is_word]);
     const struct key *top = deck_key_find(deck_table_top(), p->name[0], &renamed);
-    bool in_stage = stage && p->n > 1 && path_known(deck_table_stage(), p, 1);
-    bool in_top = top && path_known(deck_table_top(), p, 0);
+    bool in_stage = stage && p->n > 1 && path_key(deck_table_stage(), p, 1);
+    bool in_top = top && path_key(deck_table_top(), p, 0);
     *first = 2;
     *reason = "no stage has this name";
     if (is_word) return stage;
@@ -115,14 +118,20 @@ static config_setting_t *path_start(const config_t *tree, const struct path *p, 
     return top ? config_root_setting(tree) : NULL;
 }
 
-bool deck_source_knows(const config_t *tree, const char *text) {
+bool deck_source_find(const config_t *tree, const char *text, struct source_key *out) {
     struct path p;
     int first;
     const char *reason;
+    *out = (struct source_key){0};
     if (!path_read(text, strlen(text), &p)) return false;
     config_setting_t *start = path_start(tree, &p, &first, &reason);
     if (!start) return false;
-    return path_known(config_setting_is_root(start) ? deck_table_top() : deck_table_stage(), &p, first);
+    bool is_top = config_setting_is_root(start), renamed;
+    out->key = path_key(is_top ? deck_table_top() : deck_table_stage(), &p, first);
+    out->stage = is_top ? NULL : start;
+    out->group = is_top ? deck_key_find(deck_table_top(), p.name[0], &renamed) : NULL;
+    if (p.n > 1) memcpy(out->member, p.name[1], sizeof out->member);
+    return out->key != NULL;
 }
 
 /* --- copying settings --- */
@@ -183,12 +192,15 @@ static config_setting_t *descend(const config_t *tree, config_setting_t *at, con
     return p->index[p->n - 1] < 0 ? at : NULL;
 }
 
+/* libconfig includes files at the beginning of a line: a value has no business with that. */
+static bool includes(const char *text) { return *text == '@' || (strchr(text, '\n') && strstr(text, "@include")); }
+
 /* The value of a --set as the only setting of `tree`: deck syntax, or else a string. What opens a list, array or group is
  * meant as deck syntax: then *good is false when it is none. */
 static enum status parse_value(const char *text, config_t *tree, bool *good) {
     struct str s = {0};
     enum status st = str_printf(&s, "v = %s;", text);
-    *good = st == TM_OK && *text != '@' && config_read_string(tree, s.p) &&
+    *good = st == TM_OK && !includes(text) && config_read_string(tree, s.p) &&
             config_setting_length(config_root_setting(tree)) == 1;
     str_free(&s);
     if (st != TM_OK || *good || (*text && strchr("([{", *text))) return st;
@@ -202,7 +214,7 @@ static enum status parse_value(const char *text, config_t *tree, bool *good) {
 /* Put the value (the part behind '=') into a group. `said` is "--set key=value". */
 static enum status set_value(config_setting_t *group, const char *name, const char *text, const char *said,
                              struct report *report) {
-    bool good;
+    bool good, refused;
     size_t before = report->n;
     config_t value;
     config_init(&value);
@@ -212,7 +224,7 @@ static enum status set_value(config_setting_t *group, const char *name, const ch
         const char *error = config_error_text(&value) ? config_error_text(&value) : "more than one value";
         st = deck_report_error_set(report, said, "%s%s", error, syntax_hint(error));
     }
-    if (v && config_setting_type(v) != CONFIG_TYPE_STRING) st = deck_source_scan(text, said, report);
+    if (v && config_setting_type(v) != CONFIG_TYPE_STRING) st = deck_source_scan(text, said, report, &refused);
     if (v && st == TM_OK && report->n == before && !put(group, name, v, said))
         st = deck_report_error_set(report, said, "not a name that a deck may have");
     config_destroy(&value);

@@ -84,6 +84,7 @@ enum deck_kind_model deck_kind_model(enum deck_kind kind) { return kinds[kind].m
 
 const struct table *deck_table_top(void) { return &table_top; }
 const struct table *deck_table_stage(void) { return &table_stage; }
+const struct table *deck_table_machine(void) { return &table_machine; }
 
 /* --- memory: a chain of blocks, the next pointer at the front of each --- */
 enum { POOL_HEAD = 64 }; /* keeps what follows aligned as mem_alloc aligns */

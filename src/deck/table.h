@@ -61,6 +61,7 @@ struct list {
 extern const char deck_kind_words[]; /* "|convert|train|..." */
 const struct table *deck_table_top(void);
 const struct table *deck_table_stage(void);
+const struct table *deck_table_machine(void);
 
 /* Memory that lives as long as its deck: blocks in a chain from *pool. */
 enum status deck_pool_alloc(void **pool, size_t n, size_t size, void *out);

@@ -92,6 +92,7 @@ enum status cuda_open(struct dev *d, int device, bool invariant) {
     TM_TRY(find_device(device, &i));
     TM_TRY(failed(plugin->open(device, invariant, &d->gpu)));
     memcpy(d->address, i.pci, sizeof d->address);
+    d->capacity = (size_t)i.free_memory;
     snprintf(d->describe, sizeof d->describe, "cuda: device %d, %s (sm_%d%d, %.1f GiB, PCI %s), %s", device, i.name,
              i.major, i.minor, (double)i.memory / (1 << 30), i.pci, plugin->describe);
     return TM_OK;
@@ -152,6 +153,10 @@ static enum status cuda_download(struct dev *d, struct dev_block *b, void *dst, 
     (void)b;
     return failed(plugin->download(d->gpu, dst, src.a, bytes));
 }
+static enum status cuda_fetch(struct dev *d, struct dev_block *b, void *dst, dptr src, size_t bytes) {
+    (void)b;
+    return failed(plugin->fetch(d->gpu, dst, src.a, bytes));
+}
 static enum status cuda_map(struct dev *d, struct dev_block *b, dptr p, size_t bytes, void **host) {
     (void)b;
     TM_TRY(take_staging(d, bytes, host));
@@ -166,8 +171,11 @@ static enum status cuda_unmap(struct dev *d, struct dev_block *b, dptr p, size_t
     return st;
 }
 static enum status cuda_sync(struct dev *d) { return failed(plugin->sync(d->gpu)); }
+static enum status cuda_reserve(struct dev *d, size_t bytes, size_t *had) {
+    return failed(plugin->reserve(d->gpu, bytes, had));
+}
 
-#define OP(name, flops, bytes, doc)                                              \
+#define OP(name, ...)                                                            \
     static enum status cuda_##name(struct dev *d, const struct name##_args *a) { \
         return failed(plugin->name(d->gpu, a));                                  \
     }
@@ -180,10 +188,12 @@ const struct dev_table dev_cuda = {
     .release = cuda_release,
     .upload = cuda_upload,
     .download = cuda_download,
+    .fetch = cuda_fetch,
     .map = cuda_map,
     .unmap = cuda_unmap,
     .sync = cuda_sync,
-#define OP(name, flops, bytes, doc) .name = cuda_##name,
+    .reserve = cuda_reserve,
+#define OP(name, ...) .name = cuda_##name,
 #include "dev/ops.def" // IWYU pragma: keep
 #undef OP
 };

@@ -51,10 +51,14 @@ struct cuda_plugin {
     int (*release)(struct cuda_gpu *g, uint64_t at);
     int (*host_alloc)(struct cuda_gpu *g, size_t bytes, void **out);
     int (*host_release)(struct cuda_gpu *g, void *p);
-    /* Copies; done when they return, after all that was queued before. */
+    /* Copies, queued. `from` of an upload may change when it returns; a download waits; what is fetched is there after the next wait. */
     int (*upload)(struct cuda_gpu *g, uint64_t to, const void *from, size_t bytes);
     int (*download)(struct cuda_gpu *g, void *to, uint64_t from, size_t bytes);
+    int (*fetch)(struct cuda_gpu *g, void *to, uint64_t from, size_t bytes);
     int (*sync)(struct cuda_gpu *g); /* waits, and tells errors of what was queued */
+    /* Exactly `bytes` of work space for the kernels, instead of what there was; operations that want more take it by themselves. had
+     * (or NULL): what there was. Waits. */
+    int (*reserve)(struct cuda_gpu *g, size_t bytes, size_t *had);
 
     /* Communicators of the devices' own, between ranks with a device each. All entries are null in a plugin without NCCL.
      * comm_open is collective over the ranks of `id`, which one of them made; the calls that queue are made by all in the same order. */
@@ -83,7 +87,7 @@ struct cuda_plugin {
     int (*comm_wait)(struct cuda_comm *c, void *ticket);
 
 /* The operations of ops.def: queued. */
-#define OP(name, flops, bytes, doc) int (*name)(struct cuda_gpu * g, const struct name##_args *a);
+#define OP(name, ...) int (*name)(struct cuda_gpu * g, const struct name##_args *a);
 #include "dev/ops.def" // IWYU pragma: keep
 #undef OP
 };

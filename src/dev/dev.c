@@ -7,7 +7,9 @@
 
 #include "base/clock.h"
 #include "base/fault.h"
+#include "base/log.h"
 #include "base/mem.h"
+#include "base/span.h"
 #include "dev/device.h"
 #include "dev/host_gemm.h"
 #include "dev/leaf.h"
@@ -68,10 +70,9 @@ enum status dev_open(const struct dev_options *o, struct dev **out) {
     dev_counters_reset(d);
     snprintf(d->describe, sizeof d->describe, "plan: no memory, no maths");
     enum status st = TM_OK;
-    if (d->backend == DEV_CUDA)
-        st = cuda_open(d, o->device, o->invariant);
-    else if (d->backend != DEV_PLAN)
-        st = open_maths(d, o);
+    if (d->backend == DEV_CUDA) st = cuda_open(d, o->device, o->invariant);
+    if (st == TM_OK && d->backend == DEV_CUDA) st = dev_account_libraries(d, o->invariant);
+    if (d->backend == DEV_HOST || d->backend == DEV_GUARD) st = open_maths(d, o);
     if (st != TM_OK) dev_close(&d);
     *out = d;
     return st;
@@ -91,6 +92,7 @@ void dev_close(struct dev **d) {
 
 enum dev_backend dev_backend(const struct dev *d) { return d->backend; }
 int dev_device(const struct dev *d) { return d->device; }
+int dev_threads(const struct dev *d) { return d->threads; }
 const char *dev_describe(const struct dev *d) { return d->describe; }
 
 enum status dev_alloc(struct dev *d, const char *what, size_t bytes, dptr *out) {
@@ -110,6 +112,32 @@ enum status dev_alloc(struct dev *d, const char *what, size_t bytes, dptr *out) 
     return TM_OK;
 }
 
+enum status dev_account(struct dev *d, const char *what, size_t bytes) {
+    int row;
+    TM_TRY(dev_memory_row(d, what, &row));
+    dev_memory_add(d, row, bytes);
+    return TM_OK;
+}
+
+enum status dev_account_libraries(struct dev *d, bool invariant) {
+    return invariant ? TM_OK : dev_account(d, "cuBLASLt", OPS_GEMM_LT_WORK);
+}
+
+size_t dev_work(const struct dev *d) { return (size_t)d->work; }
+
+enum status dev_reserve(struct dev *d, size_t bytes, size_t *had) {
+    int row;
+    if (had) *had = 0;
+    if (!d->table->reserve) return TM_OK;
+    TM_TRY(dev_memory_row(d, DEV_WORK, &row));
+    dev_memory_take(d, row, dev_memory(d, row).now);
+    TM_TRY(d->table->reserve(d, bytes, had));
+    dev_memory_add(d, row, bytes);
+    return TM_OK;
+}
+
+size_t dev_capacity(const struct dev *d) { return d->capacity; }
+
 void dev_free(struct dev *d, dptr *p) {
     for (size_t i = 0; p->a && i < d->blocks; i++) {
         struct dev_block *b = &d->block[i];
@@ -122,6 +150,25 @@ void dev_free(struct dev *d, dptr *p) {
     }
     p->a = 0;
 }
+
+/* An error of a kernel stays. Said at once: other ranks may wait for this one until their deadline. */
+static enum status lost(struct dev *d, enum status st) {
+    if (st == TM_ERR_DEVICE && d->backend == DEV_CUDA && !d->lost)
+        log_error("the device is lost: %s", status_message());
+    d->lost |= st == TM_ERR_DEVICE;
+    return st;
+}
+
+/* After a wait; a device tells only here that something queued before has failed: which operations that can have been. */
+static enum status waited(struct dev *d, enum status st) {
+    const int64_t n = d->queued;
+    d->queued = 0;
+    if (st != TM_ERR_DEVICE || n == 0) return st;
+    status_context(st, "one of %lld operations from %s to %s (--profile tells which): ", (long long)n,
+                   dev_op_name(d->first_queued), dev_op_name(d->last_queued));
+    return lost(d, st);
+}
+static enum status queued(struct dev *d, enum status st) { return st == TM_OK ? st : waited(d, st); }
 
 /* The block that holds all of [p, p + bytes). */
 static enum status find_block(struct dev *d, const char *verb, dptr p, size_t bytes, struct dev_block **out) {
@@ -145,19 +192,25 @@ enum status dev_upload(struct dev *d, dptr dst, const void *src, size_t bytes) {
     struct dev_block *b;
     if (!bytes) return TM_OK;
     TM_TRY(find_block(d, "upload", dst, bytes, &b));
-    return d->table->upload(d, b, dst, src, bytes);
+    return queued(d, d->table->upload(d, b, dst, src, bytes));
 }
 enum status dev_download(struct dev *d, void *dst, dptr src, size_t bytes) {
     struct dev_block *b;
     if (!bytes) return TM_OK;
     TM_TRY(find_block(d, "download", src, bytes, &b));
-    return d->table->download(d, b, dst, src, bytes);
+    return waited(d, d->table->download(d, b, dst, src, bytes));
+}
+enum status dev_fetch(struct dev *d, void *dst, dptr src, size_t bytes) {
+    struct dev_block *b;
+    if (!bytes) return TM_OK;
+    TM_TRY(find_block(d, "fetch", src, bytes, &b));
+    return queued(d, (d->table->fetch ? d->table->fetch : d->table->download)(d, b, dst, src, bytes));
 }
 enum status dev_map(struct dev *d, dptr p, size_t bytes, void **host) {
     struct dev_block *b;
     *host = NULL;
     TM_TRY(find_block(d, "map", p, bytes, &b));
-    TM_TRY(d->table->map(d, b, p, bytes, host));
+    TM_TRY(waited(d, d->table->map(d, b, p, bytes, host)));
     b->mapped++;
     return TM_OK;
 }
@@ -168,47 +221,49 @@ enum status dev_unmap(struct dev *d, dptr p, size_t bytes, void *host) {
     b->mapped--;
     return d->table->unmap(d, b, p, bytes, host);
 }
-enum status dev_sync(struct dev *d) { return d->table->sync ? d->table->sync(d) : TM_OK; }
+enum status dev_sync(struct dev *d) { return waited(d, d->table->sync ? d->table->sync(d) : TM_OK); }
 
-/* Sum of K over the terms of a product, for its FLOPs. */
-static double ops_gemm_k(const struct gemm_args *a) {
-    double k = 0;
-    for (int t = 0; t < a->terms; t++) k += (double)a->term[t].k[a->segments];
-    return k;
-}
-
-static enum status count(struct dev *d, int op, double flops, double bytes, double began, enum status st) {
+static enum status count(struct dev *d, int op, const void *args, const struct dev_cost *cost, double began,
+                         enum status st) {
     struct dev_counter *c = &d->counter[op];
-    if (d->profile && st == TM_OK && d->table->sync) { /* what is queued has taken no time yet */
-        st = d->table->sync(d);
-        if (st != TM_OK) status_context(st, "operation %s: ", d->counter[op].name);
+    char shape[DEV_SHAPE];
+    if (st == TM_OK && d->profile && d->table->sync) st = d->table->sync(d); /* what is queued has taken no time yet */
+    if (st != TM_OK) {
+        dev_op_shape(op, args, shape, sizeof shape);
+        return lost(d, status_context(st, "operation %s (%s): ", dev_op_name(op), shape));
     }
+    if (cost->work > d->work) d->work = cost->work;
     c->calls++;
-    c->flops += flops;
-    c->bytes += bytes;
-    if (d->backend != DEV_PLAN) c->seconds += clock_seconds() - began;
-    return st;
+    c->flops += cost->flops;
+    c->bytes += cost->bytes;
+    if (d->tell) d->tell(d->tell_context, op, cost->flops, cost->bytes);
+    if (!d->queued++) d->first_queued = op;
+    d->last_queued = op;
+    if (d->backend == DEV_PLAN) return TM_OK;
+    const double now = clock_seconds();
+    c->seconds += now - began;
+    span_add("op", c->name, began, now);
+    return TM_OK;
 }
 
-#define OP(name, flops, bytes, doc)                                            \
-    enum status dev_##name(struct dev *d, const struct name##_args *a) {       \
-        double began = clock_seconds();                                        \
-        return count(d, OP_##name, flops, bytes, began, d->table->name(d, a)); \
+#define OP(name, dims, flops, bytes, work, ...)                                   \
+    enum status dev_##name(struct dev *d, const struct name##_args *a) {          \
+        const double began = clock_seconds();                                     \
+        struct dev_cost cost = {0};                                               \
+        enum status st = d->table->name(d, a);                                    \
+        if (st == TM_OK) cost = (struct dev_cost){flops, bytes, (int64_t)(work)}; \
+        return count(d, OP_##name, a, &cost, began, st);                          \
     }
 #include "dev/ops.def" // IWYU pragma: keep
 #undef OP
 
-static const char *const op_names[] = {
-#define OP(name, flops, bytes, doc) #name,
-#include "dev/ops.def" // IWYU pragma: keep
-#undef OP
-};
-
-int dev_op_count(void) { return OP_COUNT; }
-const char *dev_op_name(int op) { return op >= 0 && op < OP_COUNT ? op_names[op] : "?"; }
 struct dev_counter dev_counter(const struct dev *d, int op) {
     return op >= 0 && op < OP_COUNT ? d->counter[op] : (struct dev_counter){.name = "?"};
 }
+void dev_listen(struct dev *d, dev_listener tell, void *context) {
+    d->tell = tell;
+    d->tell_context = context;
+}
 void dev_counters_reset(struct dev *d) {
-    for (int i = 0; i < OP_COUNT; i++) d->counter[i] = (struct dev_counter){.name = op_names[i]};
+    for (int i = 0; i < OP_COUNT; i++) d->counter[i] = (struct dev_counter){.name = dev_op_name(i)};
 }

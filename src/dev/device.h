@@ -4,7 +4,7 @@
 #include "dev/dev.h"
 
 enum {
-#define OP(name, flops, bytes, doc) OP_##name,
+#define OP(name, ...) OP_##name,
 #include "dev/ops.def" // IWYU pragma: keep
 #undef OP
     OP_COUNT
@@ -27,11 +27,13 @@ struct dev_table {
     void (*release)(struct dev *d, struct dev_block *b);
     enum status (*upload)(struct dev *d, struct dev_block *b, dptr dst, const void *src, size_t bytes);
     enum status (*download)(struct dev *d, struct dev_block *b, void *dst, dptr src, size_t bytes);
+    enum status (*fetch)(struct dev *d, struct dev_block *b, void *dst, dptr src, size_t bytes); /* NULL: download */
     enum status (*map)(struct dev *d, struct dev_block *b, dptr p, size_t bytes, void **host);
     enum status (*unmap)(struct dev *d, struct dev_block *b, dptr p, size_t bytes,
-                         void *host);   /* b->mapped says how many are left */
-    enum status (*sync)(struct dev *d); /* NULL: an operation is done when it returns */
-#define OP(name, flops, bytes, doc) enum status (*name)(struct dev * d, const struct name##_args *a);
+                         void *host);                                 /* b->mapped says how many are left */
+    enum status (*sync)(struct dev *d);                               /* NULL: an operation is done when it returns */
+    enum status (*reserve)(struct dev *d, size_t bytes, size_t *had); /* NULL: no work space */
+#define OP(name, ...) enum status (*name)(struct dev * d, const struct name##_args *a);
 #include "dev/ops.def" // IWYU pragma: keep
 #undef OP
 };
@@ -64,7 +66,14 @@ struct dev {
     size_t stagings, staging_cap;
     char address[32]; /* on the PCI bus */
     uint64_t next;    /* plan: the next address */
+    size_t capacity;  /* cuda: free when it was opened */
+    int64_t work;     /* the most that an operation has wanted */
+    int64_t queued;   /* operations since the last wait */
+    int first_queued, last_queued;
+    bool lost; /* an error of the device was told */
     struct dev_counter counter[OP_COUNT];
+    dev_listener tell; /* NULL: nobody */
+    void *tell_context;
     char describe[256];
 };
 
@@ -73,6 +82,9 @@ const struct cuda_plugin *cuda_plugin(void);
 /* cuda.c: open device number `device` for d, and close it. */
 enum status cuda_open(struct dev *d, int device, bool invariant);
 void cuda_close(struct dev *d);
+
+/* ops.c: the shape of a call in words. */
+void dev_op_shape(int op, const void *args, char *out, size_t size);
 
 /* memory.c: the row of a class, made when it is new; count an allocation and a release of it. */
 enum status dev_memory_row(struct dev *d, const char *what, int *out);

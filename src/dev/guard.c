@@ -66,7 +66,7 @@ static enum status hide_all(const struct dev *d, enum status st) {
     return st;
 }
 
-#define OP(name, flops, bytes, doc)                                               \
+#define OP(name, ...)                                                             \
     static enum status guard_##name(struct dev *d, const struct name##_args *a) { \
         TM_TRY(show_all(d));                                                      \
         return hide_all(d, host_##name(d, a));                                    \
@@ -87,7 +87,7 @@ const struct dev_table dev_guard = {
     .download = guard_download,
     .map = guard_map,
     .unmap = guard_unmap,
-#define OP(name, flops, bytes, doc) .name = guard_##name,
+#define OP(name, ...) .name = guard_##name,
 #include "dev/ops.def" // IWYU pragma: keep
 #undef OP
 };

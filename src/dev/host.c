@@ -46,7 +46,7 @@ const struct dev_table dev_host = {
     .download = host_download,
     .map = host_map,
     .unmap = host_unmap,
-#define OP(name, flops, bytes, doc) .name = host_##name,
+#define OP(name, ...) .name = host_##name,
 #include "dev/ops.def" // IWYU pragma: keep
 #undef OP
 };

@@ -4,7 +4,7 @@
 #include "dev/device.h"
 #include "dev/leaf.h"
 
-#define OP(name, flops, bytes, doc) enum status host_##name(struct dev *d, const struct name##_args *a);
+#define OP(name, ...) enum status host_##name(struct dev *d, const struct name##_args *a);
 #include "dev/ops.def" // IWYU pragma: keep
 #undef OP
 

@@ -36,6 +36,10 @@ void host_gemm_close(struct host_gemm **g); /* sets *g to NULL; NULL is fine */
  * Errors: SHAPE (sizes, row distances, segment boundaries, null addresses), UNSUPPORTED (accumulate with more than one segment). */
 enum status host_gemm_run(struct host_gemm *g, const struct gemm_args *a);
 
+/* The same, fp32, by the calling thread alone with the workspace of thread `thread` (0 .. threads - 1); the arguments are valid, the definition is
+ * kept whatever serves host_gemm_run. */
+void host_gemm_alone(struct host_gemm *g, int thread, const struct gemm_args *a);
+
 /* One line for the log: which kernel serves, its tile, threads. The string lives as long as g. */
 const char *host_gemm_describe(const struct host_gemm *g);
 

@@ -6,8 +6,15 @@
  * l, l+16, ...; then lanes are added as a fixed tree 8,4,2,1) for vector reductions. Results never depend on threads or vector width. */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#ifdef __CUDACC__
+#define OPS_HD static __host__ __device__ inline
+#else
+#define OPS_HD static inline
+#endif
 
 #ifdef __cplusplus
 extern "C" {
@@ -77,6 +84,42 @@ static inline int ops_gemm_tree(const struct gemm_args *a, int merges[OPS_MAX_SE
     return leaves;
 }
 
+/* Sum of K over the terms of a product, for its FLOPs; 0 where it is none that can be. */
+static inline int64_t ops_gemm_k(const struct gemm_args *a) {
+    int64_t k = 0;
+    if (a->segments < 0 || a->segments > OPS_MAX_SEGMENTS) return 0;
+    for (int t = 0; t < a->terms && t < OPS_MAX_TERMS; t++) k += a->term[t].k[a->segments];
+    return k;
+}
+
+/* Bytes of one packed factor of a bf16 product on a device: larger ones are multiplied part by part. And of cuBLASLt's work space, where it
+ * serves: what cuBLAS advises for Hopper. */
+enum { OPS_GEMM_PACKED = 256 << 20, OPS_GEMM_LT_WORK = 32 << 20 };
+/* The most work space that a product takes on a device: factors packed to bf16, pieces padded to 64; and leaves that are kept apart, where the
+ * tiles of 128 x 128 do not fill it twice, or the sums that wait in each of its multiprocessors. No GPU has more of them than 188 yet. */
+static inline int64_t ops_gemm_work(const struct gemm_args *a) {
+    const int64_t UNIT = 64, TILE = 128, PROCESSORS = 188, WAITING = 3 * TILE * 2 * TILE * 4, PACKED = OPS_GEMM_PACKED;
+    int merges[OPS_MAX_SEGMENTS];
+    const int64_t leaves = ops_gemm_tree(a, merges), sum = ops_gemm_k(a);
+    int64_t k = 0, least[2], most[2], packed = 0, tiles = 1, sums = 4 * leaves, waiting = 0;
+    if (a->m < 1 || a->n < 1 || leaves == 0) return 0;
+    for (int t = 0; t < a->terms; t++)
+        for (int j = 0; j < a->segments; j++) k += (a->term[t].k[j + 1] - a->term[t].k[j] + UNIT - 1) / UNIT * UNIT;
+    for (int i = 0; i < 2; i++) { /* rows, columns: of the whole, or of the largest part */
+        const int64_t n = i ? a->n : a->m, padded = (n + TILE - 1) / TILE * TILE, few = PACKED / (2 * k),
+                      many = PACKED / (2 * sum);
+        const bool whole = !a->bf16 || a->m <= 16;
+        least[i] = whole || n < few ? padded : few > TILE ? few / TILE * TILE : TILE;
+        most[i] = whole || n < many ? n : many > TILE ? many : TILE;
+        if (a->bf16) packed += n < few ? 2 * k * padded : PACKED + 2 * k * TILE;
+        tiles *= least[i] / TILE;
+        sums *= most[i];
+    }
+    if (a->bf16 && leaves > 1) waiting = (tiles < PROCESSORS ? tiles : PROCESSORS) * WAITING;
+    if (leaves == 1 || tiles >= 2 * PROCESSORS) sums = 0;
+    return packed + (sums > waiting ? sums : waiting);
+}
+
 /* y[N,C] = table[id - row0] where row0 <= id < row0 + rows, else +0. ids [N] int32. A table entry of -0 becomes +0 (so that summing over
  * ranks, where one term is not zero, is exact). */
 struct embed_fwd_args {
@@ -140,6 +183,18 @@ struct attn_bwd_args {
     float scale;
     int bf16;
 };
+
+/* The most work space of attention on a device: packed factors in bf16, heads padded to 64 or 128, where tensor cores serve. */
+static inline int64_t ops_attn_packed(int64_t b, int64_t rows, int64_t d) {
+    return d > 128 ? 0 : 2 * b * rows * (d <= 64 ? 64 : 128);
+}
+static inline int64_t ops_attn_fwd_work(const struct attn_fwd_args *a) {
+    const int64_t keys = a->tk ? a->tk : a->t;
+    return a->bf16 ? ops_attn_packed(a->b, a->t * a->hq + 2 * keys * a->hkv, a->d) : 0;
+}
+static inline int64_t ops_attn_bwd_work(const struct attn_bwd_args *a) {
+    return a->bf16 ? ops_attn_packed(a->b, 2 * a->t * (a->hq + a->hkv), a->d) : 0;
+}
 
 /* y = silu(g) * u, element-wise over n; and its gradients (dg, du may alias g, u). */
 struct swiglu_fwd_args {
@@ -279,6 +334,54 @@ struct fake_quant_args {
     dptr maxima;
     struct block_grid grid;
 };
+
+/* E4M3 codes: what fake_quant does with `of` (kind FQ_FP8 or FQ_FP8_BLOCK, y unused), as codes [rows, cols] of one byte, rows ldc bytes apart,
+ * and scales. decode(code) * scale is fake_quant's y. scales: fp32, [1] for FQ_FP8; else those of the blocks of of.grid that x touches, at the
+ * places that their maxima have: row distance of.grid.ld, also where the maxima are taken here. */
+struct quant_fp8_args {
+    struct fake_quant_args of;
+    dptr codes, scales;
+    int64_t ldc;
+};
+
+/* One factor of a product of codes: row r is the bytes codes + r * ld; element k of it is decode(code) * scales[(grid.row0 + r) / grid.rows * grid.ld
+ * + (grid.col0 + k) / grid.cols]. One scale for all: a block at least as large as the factor. */
+struct fp8_factor {
+    dptr codes, scales;
+    int64_t ld;
+    struct block_grid grid;
+};
+/* C[m,n] = tree over segments j of ( sum over k in [k[j], k[j+1]) of a_mk b_nk ) + bias[n]: A is [m,K], B [n,K]; k[0] = 0, empty segments
+ * are skipped as in gemm, bias may be 0.
+ * A segment goes by in runs: one ends where either scale changes, and after OPS_FP8_RUN k. A run is one chain of fused multiply-adds of decoded codes
+ * from +0 (their products are exact: 4 + 4 bits); leaf = leaf + run * (scale_a * scale_b) from +0, runs rising. Where segments lie at the same
+ * k on every grid, so do runs. */
+enum { OPS_FP8_RUN = 128 };
+struct gemm_fp8_args {
+    int64_t m, n;
+    int segments;
+    int64_t k[OPS_MAX_SEGMENTS + 1];
+    struct fp8_factor a, b;
+    dptr c, bias;
+    int64_t ldc;
+};
+
+/* The end of the run that begins at k of a segment that ends at `to`. */
+OPS_HD int64_t ops_fp8_run(const struct block_grid *a, const struct block_grid *b, int64_t k, int64_t to) {
+    const int64_t next_a = k + a->cols - (a->col0 + k) % a->cols, next_b = k + b->cols - (b->col0 + k) % b->cols;
+    int64_t end = k + OPS_FP8_RUN < to ? k + OPS_FP8_RUN : to;
+    end = next_a < end ? next_a : end;
+    return next_b < end ? next_b : end;
+}
+
+/* The most work space of it on a device: leaves that are kept apart, where the tiles do not fill it twice (ops_gemm_work). */
+static inline int64_t ops_gemm_fp8_work(const struct gemm_fp8_args *a) {
+    const int64_t TILE = 128, PROCESSORS = 188;
+    int64_t leaves = 0;
+    for (int j = 0; j < a->segments; j++) leaves += a->k[j + 1] > a->k[j];
+    const int64_t tiles = (a->m + TILE - 1) / TILE * ((a->n + TILE - 1) / TILE);
+    return leaves > 1 && tiles < 2 * PROCESSORS ? 4 * leaves * a->m * a->n : 0;
+}
 
 #ifdef __cplusplus
 }

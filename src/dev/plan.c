@@ -30,7 +30,7 @@ static enum status plan_unmap(struct dev *d, struct dev_block *b, dptr p, size_t
     return TM_OK;
 }
 
-#define OP(name, flops, bytes, doc)                                              \
+#define OP(name, ...)                                                            \
     static enum status plan_##name(struct dev *d, const struct name##_args *a) { \
         (void)d, (void)a;                                                        \
         return TM_OK;                                                            \
@@ -46,7 +46,7 @@ const struct dev_table dev_plan = {
     .download = plan_download,
     .map = plan_map,
     .unmap = plan_unmap,
-#define OP(name, flops, bytes, doc) .name = plan_##name,
+#define OP(name, ...) .name = plan_##name,
 #include "dev/ops.def" // IWYU pragma: keep
 #undef OP
 };

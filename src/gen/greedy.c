@@ -3,7 +3,11 @@
 
 #include <math.h>
 
+#include "base/log.h"
 #include "base/mem.h"
+#include "base/stop.h"
+
+enum { STOP_EVERY = 8 }; /* tokens between two questions whether to stop */
 
 static enum status make_pass(const struct gen *g, const char *name, int64_t t, int tag, struct train_pass **out) {
     struct model_shape shape = {.b = g->o.batch, .t = t, .cache = g->cache.layer};
@@ -127,11 +131,12 @@ static bool append(const struct gen *g, int64_t n, int64_t step, int32_t *tokens
 static enum status generate(struct gen *g, const struct gen_prompt *prompts, int64_t n, int32_t *tokens,
                             int64_t *length) {
     fill_prompts(g, prompts, n);
-    par_note("generate", 0, "prompt");
+    par_note(log_stage(), 0, "prompt");
     TM_TRY(run(g, g->prompt, &g->prompt_in));
     TM_TRY(choose(g, g->prompt, g->o.longest, n));
     for (int64_t step = 0; !append(g, n, step, tokens, length) && step + 1 < g->o.max_new; step++) {
-        par_note("generate", step + 1, "token");
+        if (step % STOP_EVERY == 0) TM_TRY(par_agree(g->o.model->o.grid->model_group, stop_check("token")));
+        par_note(log_stage(), step + 1, "token");
         fill_tokens(g, prompts, n, step + 1);
         TM_TRY(run(g, g->token, &g->token_in));
         TM_TRY(choose(g, g->token, 1, n));
@@ -145,7 +150,8 @@ enum status gen_greedy(struct gen *g, const struct gen_prompt *prompts, int64_t 
     for (int64_t i = 0; i < n; i++) length[i] = 0;
     g->cache.at = 0;
     enum status st = generate(g, prompts, n, tokens, length);
-    if (st != TM_OK && st != TM_ERR_NUMERIC) return st; /* NUMERIC is everyone's: what was sent has been received */
+    /* NUMERIC and STOPPED are everyone's: what was sent has been received */
+    if (st != TM_OK && st != TM_ERR_NUMERIC && st != TM_STOPPED) return st;
     enum status drained = train_pass_drain(g->prompt);
     if (drained == TM_OK) drained = train_pass_drain(g->token);
     return st == TM_OK ? drained : st;

@@ -38,5 +38,5 @@ struct gen_prompt {
 };
 /* Continue n <= batch prompts: sequence i gets length[i] <= max_new tokens in tokens[i * max_new ..], its end token included. Collective over the
  * ranks of one model replica (tensor and pipeline groups), equal arguments on all of them; all get the tokens. Errors: NUMERIC (logits that are
- * not finite, alike on all these ranks). */
+ * not finite), STOPPED (base/stop.h), both alike on all these ranks. */
 enum status gen_greedy(struct gen *g, const struct gen_prompt *prompts, int64_t n, int32_t *tokens, int64_t *length);

@@ -1,11 +1,9 @@
 /* Opening GGUF files: every count, length and offset of a file by others is checked here. */
 #include "hub/gguf.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/file.h"
@@ -269,13 +267,8 @@ bool hub_is_gguf(const char *path) {
     return is;
 }
 
-/* Open for reading; a pipe or directory must not block or surprise us. */
 static enum status open_file(const char *path, struct hub_gguf *g) {
-    struct stat s;
-    g->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (g->fd < 0) return TM_FAIL(TM_ERR_IO, "cannot open %s: %s", path, strerror(errno));
-    if (fstat(g->fd, &s) != 0 || !S_ISREG(s.st_mode)) return TM_FAIL(TM_ERR_IO, "%s is not a regular file", path);
-    g->bytes = (int64_t)s.st_size;
+    TM_TRY(file_open(path, &g->fd, &g->bytes));
     TM_TRY(mem_alloc(&g->path, strlen(path) + 1, 1));
     memcpy(g->path, path, strlen(path) + 1);
     return TM_OK;

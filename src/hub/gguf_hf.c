@@ -10,7 +10,7 @@
 #include "hub/gguf_impl.h"
 #include "numfmt/bf16.h"
 
-enum { LAYERS_MAX = 1 << 14, NAME_BYTES = 96, CHUNK_ELEMS = 1 << 18 };
+enum { LAYERS_MAX = 1 << 14, HEAD_DIM_MAX = 1 << 12, NAME_BYTES = 96, CHUNK_ELEMS = 1 << 18 };
 
 const struct gguf_arch gguf_archs[] = {
 #define ARCH(name, type, class, pairs, biases, norm) {#name, type, class, pairs, biases, norm},
@@ -92,9 +92,10 @@ static enum status read_facts(struct hub_gguf_hf *m) {
     TM_TRY(gguf_arch_i64(m, "attention.key_length", m->hidden / m->heads, &m->head_dim));
     TM_TRY(gguf_arch_i64(m, "attention.value_length", m->head_dim, &value_length));
     TM_TRY(gguf_arch_i64(m, "rope.dimension_count", m->head_dim, &rope));
-    if (m->kv_heads < 1 || m->head_dim < 2 || m->head_dim % 2)
-        return TM_FAIL(TM_ERR_FORMAT, "%s: %lld key heads of %lld elements", hub_gguf_path(m->g),
-                       (long long)m->kv_heads, (long long)m->head_dim);
+    if (m->kv_heads < 1 || m->kv_heads > m->heads || m->head_dim < 2 || m->head_dim > HEAD_DIM_MAX || m->head_dim % 2)
+        return TM_FAIL(TM_ERR_FORMAT, "%s: %lld key heads of %lld elements: expected 1 to %lld, 2 to %d and even",
+                       hub_gguf_path(m->g), (long long)m->kv_heads, (long long)m->head_dim, (long long)m->heads,
+                       HEAD_DIM_MAX);
     if (value_length != m->head_dim || rope != m->head_dim)
         return TM_FAIL(TM_ERR_UNSUPPORTED,
                        "%s: keys have %lld elements, values %lld and rope turns %lld: they must be equal",

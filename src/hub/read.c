@@ -7,6 +7,7 @@
 #include "base/mem.h"
 #include "base/size.h"
 #include "hub/model.h"
+#include "numfmt/e4m3.h"
 #include "numfmt/f16.h"
 
 enum { BUFFER_BYTES = 1 << 20 };
@@ -32,9 +33,15 @@ CLONES static bool bf16_to_f32s(const void *in, void *out, size_t n) {
     return true;
 }
 
+static bool e4m3_to_f32s(const void *in, void *out, size_t n) {
+    const uint8_t *x = in;
+    for (size_t i = 0; i < n; i++) ((float *)out)[i] = e4m3_decode(x[i]);
+    return true;
+}
+
 /* NULL: not a type that is read as fp32 (F32 itself needs no conversion). */
 static const convert_fn to_f32[DTYPE_COUNT] = {
-    [DTYPE_f64] = f64_to_f32, [DTYPE_f16] = half_to_f32, [DTYPE_bf16] = bf16_to_f32s};
+    [DTYPE_f64] = f64_to_f32, [DTYPE_f16] = half_to_f32, [DTYPE_bf16] = bf16_to_f32s, [DTYPE_e4m3] = e4m3_to_f32s};
 
 #define WIDEN(name, type)                                                   \
     static bool name##_to_i64(const void *in, void *out, size_t n) {        \
@@ -135,8 +142,8 @@ static enum status read_box(const struct hub_model *m, const struct hub_entry *e
 enum status hub_read_box(const struct hub_model *m, const struct hub_entry *e, const struct tensor_box *box,
                          float *out) {
     if (e->dtype != DTYPE_f32 && !to_f32[e->dtype])
-        return TM_FAIL(TM_ERR_UNSUPPORTED, "%s: tensor \"%s\" is %s: expected F64, F32, F16 or BF16", hub_path(m, e),
-                       e->name, dtype_safetensors(e->dtype));
+        return TM_FAIL(TM_ERR_UNSUPPORTED, "%s: tensor \"%s\" is %s: expected F64, F32, F16, BF16 or F8_E4M3",
+                       hub_path(m, e), e->name, dtype_safetensors(e->dtype));
     return read_box(m, e, box, out, sizeof *out, to_f32[e->dtype]);
 }
 

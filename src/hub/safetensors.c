@@ -1,11 +1,8 @@
 /* Opening safetensors files and sharded directories: every bound of the format is checked here. */
 #include "hub/safetensors.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/file.h"
@@ -19,15 +16,25 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "safetensors data is u
 
 enum { HEADER_MAX = 100000000, PATH_BYTES = 4096 }; /* the header bound of the reference implementation */
 
+/* Pickles run code when they are read: they are known by name, and never opened. */
+static enum status refuse_pickle(const char *path) {
+    static const char *const endings[] = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"};
+    size_t n = strlen(path);
+    for (size_t i = 0; i < sizeof endings / sizeof *endings; i++) {
+        size_t k = strlen(endings[i]);
+        if (n > k && !strcmp(path + n - k, endings[i]))
+            return TM_FAIL(TM_ERR_UNSUPPORTED,
+                           "%s: %s files of PyTorch are pickles, which run code when they are read: expected "
+                           "safetensors",
+                           path, endings[i]);
+    }
+    return TM_OK;
+}
+
 /* --- one file ----------------------------------------------------------------------------------------------------------- */
 
-/* Open for reading; a pipe or directory must not block or surprise us. */
 static enum status open_file(const char *path, struct hub_file *f) {
-    struct stat s;
-    f->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (f->fd < 0) return TM_FAIL(TM_ERR_IO, "cannot open %s: %s", path, strerror(errno));
-    if (fstat(f->fd, &s) != 0 || !S_ISREG(s.st_mode)) return TM_FAIL(TM_ERR_IO, "%s is not a regular file", path);
-    f->bytes = (int64_t)s.st_size;
+    TM_TRY(file_open(path, &f->fd, &f->bytes));
     TM_TRY(mem_alloc(&f->path, strlen(path) + 1, 1));
     memcpy(f->path, path, strlen(path) + 1);
     return TM_OK;
@@ -171,6 +178,7 @@ static enum status add_entries(struct hub_model *m, struct hub_file *f, json_t *
 static enum status load_file(struct hub_model *m, const char *path) {
     json_t *header;
     int64_t data;
+    TM_TRY(refuse_pickle(path));
     TM_TRY(mem_grow(&m->files, &m->files_cap, m->files_n + 1, sizeof *m->files));
     struct hub_file *f = &m->files[m->files_n++];
     TM_TRY(open_file(path, f));
@@ -200,7 +208,7 @@ static enum status load_shards(struct hub_model *m, const char *index, json_t *m
     if (slash) dir[slash == index ? 1 : slash - index] = 0;
     json_object_foreach(map, name, value) {
         const char *file = json_string_value(value);
-        if (!file || !*file || strchr(file, '/'))
+        if (!file || !*file || strchr(file, '/') || !strcmp(file, ".") || !strcmp(file, ".."))
             return TM_FAIL(TM_ERR_FORMAT, "%s: weight_map: \"%s\" does not name a file of the same directory", index,
                            name);
         if (file_named(m, file) >= 0) continue;
@@ -255,20 +263,26 @@ static enum status load_index(struct hub_model *m, const char *index) {
 
 /* --- the model ---------------------------------------------------------------------------------------------------------- */
 
+static enum status load_single(struct hub_model *m, const char *path) {
+    TM_TRY(load_file(m, path));
+    sort_names(m);
+    return TM_OK;
+}
+
 static enum status load(struct hub_model *m, const char *path) {
     static const char ending[] = ".index.json";
     char file[PATH_BYTES];
     size_t n = strlen(path), k = sizeof ending - 1;
     if (!file_is_dir(path)) {
         if (n > k && !strcmp(path + n - k, ending)) return load_index(m, path);
-        TM_TRY(load_file(m, path));
-        sort_names(m);
-        return TM_OK;
+        return load_single(m, path);
     }
     TM_TRY(str_path(file, sizeof file, path, "model.safetensors"));
-    if (file_exists(file)) return load(m, file);
+    if (file_exists(file)) return load_single(m, file);
     TM_TRY(str_path(file, sizeof file, path, "model.safetensors.index.json"));
     if (file_exists(file)) return load_index(m, file);
+    TM_TRY(str_path(file, sizeof file, path, "pytorch_model.bin"));
+    if (file_exists(file)) return refuse_pickle(file);
     return TM_FAIL(TM_ERR_IO, "%s holds neither model.safetensors nor model.safetensors.index.json", path);
 }
 

@@ -28,7 +28,8 @@ struct hub_entry {
 
 /* `path`: a directory (model.safetensors, else model.safetensors.index.json), an index file or one .safetensors file. With an index, the
  * tensors of the model are those that the index lists; others in its files are left out. The caller closes with hub_close.
- * Errors: IO (absent file or shard), FORMAT (damaged; the message names file and tensor), UNSUPPORTED (more than HUB_MAX_RANK axes),
+ * A PyTorch pickle (.bin, .pt, ...) is refused by its name. The files of an index lie in its own folder.
+ * Errors: IO (absent file or shard), FORMAT (damaged; the message names file and tensor), UNSUPPORTED (more than HUB_MAX_RANK axes, a pickle),
  * MEMORY. */
 enum status hub_open(const char *path, struct hub_model **out);
 void hub_close(struct hub_model **m);
@@ -45,7 +46,7 @@ const char *hub_path(const struct hub_model *m, const struct hub_entry *e);
 
 /* Read a box (NULL: the whole tensor) into a row-major array of the box's shape. A box outside the tensor raises SHAPE; an empty one
  * reads nothing. Bytes go through a buffer of at most 1 MiB. Errors: also IO, FORMAT, MEMORY. */
-/* To fp32, from F64 (rounded), F32, F16, BF16; other types raise UNSUPPORTED. */
+/* To fp32, from F64 (rounded), F32, F16, BF16, F8_E4M3 (its scales: hub/fp8.h); other types raise UNSUPPORTED. */
 enum status hub_read_box(const struct hub_model *m, const struct hub_entry *e, const struct tensor_box *box,
                          float *out);
 /* As the stored bytes, any type: dtype_bytes(e->dtype) per element. */

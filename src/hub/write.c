@@ -35,7 +35,7 @@ enum status hub_write_begin(const struct hub_plan *plan, int file, const char *p
     struct hub_writer *w = *out;
     *w = (struct hub_writer){.plan = plan, .file = file, .written = f->header_bytes};
     snprintf(w->tmp, sizeof w->tmp, "%s.tmp", path);
-    w->fd = open(w->tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    w->fd = open(w->tmp, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0666);
     if (w->fd < 0) {
         enum status st = io_error("create", w->tmp);
         mem_free(out);
@@ -71,8 +71,8 @@ enum status hub_write_end(struct hub_writer **out) {
     if (w->written != want)
         st = TM_FAIL(TM_ERR_INTERNAL, "%s: %lld bytes were written, the plan has %lld", w->tmp, (long long)w->written,
                      (long long)want);
-    if (st == TM_OK && fsync(w->fd) != 0) st = io_error("sync", w->tmp);
-    if (close(w->fd) != 0 && st == TM_OK) st = io_error("close", w->tmp);
+    if (st == TM_OK && file_sync(w->fd) != 0) st = io_error("sync", w->tmp);
+    if (file_close(w->fd) != 0 && st == TM_OK) st = io_error("close", w->tmp);
     if (st != TM_OK) unlink(w->tmp);
     mem_free(out);
     return st;

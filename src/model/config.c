@@ -42,18 +42,24 @@ static enum status find_family(const char *type, const char *where, int *out) {
     return st;
 }
 
+static enum status check_theta(double theta, const char *where) {
+    if (theta > 0 && isfinite(theta)) return TM_OK;
+    return TM_FAIL(TM_ERR_FORMAT, "%s: rope_theta = %g: expected a number > 0", where, theta);
+}
+
 static enum status read_rope(const json_t *j, const char *where, struct model_config *c) {
     struct model_rope *r = &c->rope;
     const json_t *s = json_object_get(j, "rope_scaling");
     if (!s || json_is_null(s)) s = json_object_get(j, "rope_parameters"); /* the newer spelling */
     *r = (struct model_rope){.factor = 1, .attention_factor = 1, .truncate = true};
     TM_TRY(json_get_f64(j, "rope_theta", where, 10000, &r->theta));
-    if (!s || json_is_null(s)) return TM_OK;
+    if (!s || json_is_null(s)) return check_theta(r->theta, where);
     if (!json_is_object(s)) return TM_FAIL(TM_ERR_FORMAT, "%s: \"rope_scaling\" is not an object", where);
     const char *kind;
     TM_TRY(json_get_str(s, "type", where, "default", &kind));
     TM_TRY(json_get_str(s, "rope_type", where, kind, &kind));
     TM_TRY(json_get_f64(s, "rope_theta", where, r->theta, &r->theta));
+    TM_TRY(check_theta(r->theta, where));
     TM_TRY(json_get_f64(s, "factor", where, 1, &r->factor));
     TM_TRY(json_get_f64(s, "low_freq_factor", where, 1, &r->low_freq_factor));
     TM_TRY(json_get_f64(s, "high_freq_factor", where, 4, &r->high_freq_factor));

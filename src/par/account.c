@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/span.h"
 #include "par/room.h"
 
 static struct par_counter counter_[KIND_COUNT] = {
@@ -24,7 +25,9 @@ struct call call_begin(enum par_kind kind, const struct par_group *g, int peer, 
 }
 
 enum status call_end(const struct call *c, enum status st) {
-    counter_[c->kind].seconds += clock_seconds() - c->start;
+    double now = clock_seconds();
+    counter_[c->kind].seconds += now - c->start;
+    span_add("comm", counter_[c->kind].name, c->start, now);
     watch_leave();
     return st;
 }

@@ -124,6 +124,7 @@ bool channel_receive(struct beat *out) {
         clean(out->stage);
         clean(out->operation);
         clean(out->waits_in);
+        clean(out->host);
         return true;
     }
     return false;

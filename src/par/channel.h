@@ -25,7 +25,8 @@ struct beat {
     char stage[BEAT_TEXT]; /* the last par_note */
     char operation[BEAT_TEXT];
     char waits_in[BEAT_TEXT]; /* "tree_sum over tp" */
-    int32_t unused;           /* no padding: beats go out as they are */
+    char host[BEAT_TEXT];
+    int32_t unused; /* no padding: beats go out as they are */
 };
 
 /* Open the socket and learn the monitors' addresses. Collective over the world's group. `host` numbers the machines. No network is no

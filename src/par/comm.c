@@ -7,6 +7,11 @@
 /* What two ranks of a tree sum exchange at a time, and what the slices of a chunk are cut from: at P = 8 a message is 4 MiB. */
 enum { SCRATCH_BYTES = 32 << 20 };
 
+/* Device memory that NCCL takes for itself. A communicator of a whole group: 688 MiB, the most that was measured on four A100 with NVLink
+ * (github.com/NVIDIA/nccl issue 964). One that is for messages alone: for each of its 8 channels (kernels/comm.cu) a receive buffer of 10 MiB,
+ * NCCL_BUFFSIZE's 4 MiB and those of two more protocols, and 2 MiB beside it (issue 1685). */
+static const int64_t NCCL_WHOLE = 688 << 20, NCCL_SIDE = 8 * (12 << 20);
+
 /* What a rank tells of its device. */
 struct place {
     int32_t backend, host, serves;
@@ -167,7 +172,13 @@ enum status par_grid_devices_all(struct par_grid *g, struct dev *d, bool share, 
     if (st != TM_OK || !serve) return st;
     struct call c = call_begin(KIND_comms, g->world, -1, 0);
     st = call_end(&c, make_comms(g, d, deadline_s));
+    if (st == TM_OK) st = dev_account(d, PAR_COMMS, (size_t)par_grid_comms_bytes(g->tp, g->dp, g->pp));
     return par_agree_all(st);
+}
+
+int64_t par_grid_comms_bytes(int tp, int dp, int pp) {
+    const int whole = (tp > 1) + (dp > 1), neighbours = pp > 2 ? 2 : pp - 1;
+    return whole * (SCRATCH_BYTES + NCCL_WHOLE) + 2 * neighbours * NCCL_SIDE;
 }
 
 bool par_grid_has_comms(const struct par_grid *g) {

@@ -8,8 +8,8 @@
 #include "par/room.h"
 
 /* Nobody to talk to, or nothing to say. */
-static bool nothing_to_do(const struct par_group *g, const struct dev *d, int64_t n) {
-    return group_alone(g) || n == 0 || dev_backend(d) == DEV_PLAN;
+static bool nothing_to_do(const struct par_group *g, const struct dev *d, enum par_traffic_kind kind, int64_t bytes) {
+    return bytes == 0 || group_told(g, kind, bytes, -1, -1) || group_alone(g) || dev_backend(d) == DEV_PLAN;
 }
 
 static enum status unmap(struct dev *d, dptr x, size_t bytes, void *host, enum status st) {
@@ -39,7 +39,7 @@ static enum status sum_in_place(struct par_group *g, float *x, int64_t n) {
 
 enum status par_sum_one_nonzero(struct par_group *g, struct dev *d, dptr x, int64_t n) {
     void *host;
-    if (nothing_to_do(g, d, n)) return TM_OK;
+    if (nothing_to_do(g, d, PAR_TRAFFIC_SUM, n * 4)) return TM_OK;
     struct call c = call_begin(KIND_one_nonzero, g, -1, n * 4);
     if (g->comms.all) return call_end(&c, dev_comm_sum_one_nonzero(g->comms.all, x, n));
     enum status st = dev_map(d, x, (size_t)n * 4, &host);
@@ -60,7 +60,7 @@ static enum status max_in_place(struct par_group *g, float *x, int64_t n) {
 
 enum status par_max_f32(struct par_group *g, struct dev *d, dptr x, int64_t n) {
     void *host;
-    if (nothing_to_do(g, d, n)) return TM_OK;
+    if (nothing_to_do(g, d, PAR_TRAFFIC_SUM, n * 4)) return TM_OK;
     struct call c = call_begin(KIND_max, g, -1, n * 4);
     if (g->comms.all) return call_end(&c, dev_comm_max(g->comms.all, x, n));
     enum status st = dev_map(d, x, (size_t)n * 4, &host);
@@ -90,7 +90,7 @@ static enum status argmax(struct par_group *g, float *value, int32_t *index, int
 enum status par_argmax(struct par_group *g, struct dev *d, dptr value, dptr index, int64_t n) {
     void *v, *i;
     size_t bytes = (size_t)n * 4;
-    if (nothing_to_do(g, d, n)) return TM_OK;
+    if (nothing_to_do(g, d, PAR_TRAFFIC_SUM, n * 8)) return TM_OK;
     struct call c = call_begin(KIND_argmax, g, -1, n * 8);
     if (g->comms.all) return call_end(&c, dev_comm_argmax(g->comms.all, value, index, n));
     enum status st = dev_map(d, value, bytes, &v);
@@ -102,7 +102,7 @@ enum status par_argmax(struct par_group *g, struct dev *d, dptr value, dptr inde
 
 enum status par_bcast_dev(struct par_group *g, struct dev *d, dptr x, int64_t bytes, int root) {
     void *host;
-    if (nothing_to_do(g, d, bytes)) return TM_OK;
+    if (nothing_to_do(g, d, PAR_TRAFFIC_BCAST, bytes)) return TM_OK;
     TM_TRY(coll_check_root(g, root));
     struct call c = call_begin(KIND_bcast, g, root, bytes);
     if (g->comms.all) return call_end(&c, dev_comm_bcast(g->comms.all, x, (size_t)bytes, root));
@@ -174,8 +174,9 @@ enum status comms_gather(struct par_group *g, struct dev *d, dptr mine, dptr out
 
 enum status par_allgatherv_f32(struct par_group *g, struct dev *d, dptr mine, dptr out, const int64_t *counts) {
     int64_t total = 0;
+    for (int r = 0; g && r < g->size; r++) total += counts[r];
+    if (total > 0 && group_told(g, PAR_TRAFFIC_GATHER, total * 4, -1, -1)) return TM_OK;
     if (!g || dev_backend(d) == DEV_PLAN) return TM_OK;
-    for (int r = 0; r < g->size; r++) total += counts[r];
     if (total == 0) return TM_OK;
     if (g->size == 1) {
         if (mine.a == out.a) return TM_OK;

@@ -50,7 +50,7 @@ void group_destroy(struct par_group **p) {
     struct par_group *g = *p;
     if (!g) return;
     comms_close(g);
-    MPI_Comm_free(&g->comm);
+    if (!g->listener) MPI_Comm_free(&g->comm);
     mem_free(&g->world_rank);
     mem_free(&g->counts);
     mem_free(&g->lengths);

@@ -106,10 +106,13 @@ static enum status start_dev(struct par_group *g, struct dev *d, dptr x, int64_t
 }
 
 /* The group of an imagined grid, under the plan backend: there is nobody, and no memory. */
-static bool imagined(const struct par_group *g, const struct dev *d) { return !g && dev_backend(d) == DEV_PLAN; }
+static bool imagined(const struct par_group *g, const struct dev *d) {
+    return (!g || g->listener) && dev_backend(d) == DEV_PLAN;
+}
 
 enum status par_send_start(struct par_group *g, struct dev *d, dptr x, int64_t bytes, int to, int tag, int *request) {
     *request = -1;
+    (void)group_told(g, PAR_TRAFFIC_SEND, bytes, to, tag);
     if (imagined(g, d)) return TM_OK;
     TM_TRY(check(g, to, tag, bytes));
     struct call c = call_begin(KIND_send, g, to, bytes);
@@ -118,6 +121,7 @@ enum status par_send_start(struct par_group *g, struct dev *d, dptr x, int64_t b
 
 enum status par_recv_start(struct par_group *g, struct dev *d, dptr x, int64_t bytes, int from, int tag, int *request) {
     *request = -1;
+    (void)group_told(g, PAR_TRAFFIC_RECV, bytes, from, tag);
     if (imagined(g, d)) return TM_OK;
     TM_TRY(check(g, from, tag, bytes));
     struct call c = call_begin(KIND_recv, g, from, bytes);
@@ -125,7 +129,7 @@ enum status par_recv_start(struct par_group *g, struct dev *d, dptr x, int64_t b
 }
 
 enum status par_wait(struct par_group *g, int request) {
-    if (!g && request == -1) return TM_OK;
+    if ((!g || g->listener) && request == -1) return TM_OK;
     if (!g || request < 0 || request >= PAR_MAX_REQUESTS || !g->request[request].used)
         return TM_FAIL(TM_ERR_INTERNAL, "wait for message %d, which is not in flight", request);
     struct par_request *r = &g->request[request];

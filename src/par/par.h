@@ -43,12 +43,36 @@ enum status par_grid_create_all(int tp, int cp, int pp, struct par_grid *out);
 /* The grid of rank `rank` of a world that does not exist (for --plan --as-ranks): groups are NULL, sizes as given. No MPI. */
 enum status par_grid_imagine(int world, int rank, int tp, int cp, int pp, struct par_grid *out);
 void par_grid_destroy(struct par_grid *g);
+/* What a rank that is imagined would exchange, told as it is asked for. */
+enum par_traffic_kind {
+    PAR_TRAFFIC_SUM,    /* `bytes` of every rank reduced, the result on all */
+    PAR_TRAFFIC_GATHER, /* `bytes` in all, on all */
+    PAR_TRAFFIC_BCAST,
+    PAR_TRAFFIC_SEND, /* to rank `peer` of the group, queued */
+    PAR_TRAFFIC_RECV, /* from rank `peer`; the rank goes on when it is there */
+};
+struct par_traffic {
+    enum par_traffic_kind kind;
+    const char *group;   /* "tp", "dp", "pp" */
+    int size, peer, tag; /* ranks of the group; peer and tag: -1 for collectives */
+    int64_t bytes;
+};
+struct par_listener {
+    void (*tell)(void *context, const struct par_traffic *t);
+    void *context;
+};
+/* Gives an imagined grid tp, dp and pp groups (of more than one rank) in which there is nobody: calls on device memory return at once and are
+ * told; those on host memory behave as in a group of one. The listener is borrowed; par_grid_destroy frees the groups. Local. Errors: MEMORY. */
+enum status par_grid_listen(struct par_grid *g, const struct par_listener *l);
 /* Tells the grid the device of its ranks. Where each has a GPU of its own, and the plugin has NCCL, the tp and dp groups and the neighbours
  * in pp (a ring) get communicators of the devices' own, which then serve the calls on device memory below, queued: they return at once,
  * and errors come at the device's next sync or from the watchdog. Else MPI serves, through mapped memory. `share` allows several ranks
  * on one GPU; deadline_s bounds making and ending a communicator (0 = none). Errors, alike on all ranks: DEVICE (two ranks on one GPU,
  * ranks of different backends), COMM, TIMEOUT. Call it at most once, before the calls on device memory; close d after the grid. */
 enum status par_grid_devices_all(struct par_grid *g, struct dev *d, bool share, double deadline_s);
+/* Device memory that a rank's communicators take on such a grid, counted as PAR_COMMS: ours, and an allowance for NCCL's own (comm.c). Local. */
+#define PAR_COMMS "NCCL"
+int64_t par_grid_comms_bytes(int tp, int dp, int pp);
 /* Whether devices' own communicators serve the grid. */
 bool par_grid_has_comms(const struct par_grid *g);
 int par_group_rank(const struct par_group *g);
@@ -122,6 +146,10 @@ enum status par_boxes_fetch_all(struct par_boxes *b, int i, const struct tensor_
 enum status par_watchdog_start(double deadline_s);
 void par_watchdog_stop(void);
 void par_note(const char *stage, int64_t step, const char *operation); /* strings are copied */
+/* The same stage and step, another operation. */
+void par_phase(const char *operation);
+/* Have `changed` called with each operation that the calling thread notes from here on (--profile); NULL ends it. */
+void par_on_note(void (*changed)(void *context, const char *operation), void *context);
 
 /* Time and bytes by collective so far, for --profile; of what devices' own communicators carry, the time to queue it. */
 struct par_counter {

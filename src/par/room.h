@@ -47,11 +47,12 @@ struct par_group {
     const char *name; /* "world", "tp", ...: a literal */
     MPI_Comm comm;    /* owned */
     int rank, size;
-    int *world_rank;  /* [size] */
-    int *counts;      /* [4 * size]: scratch for the v-collectives */
-    int64_t *lengths; /* [size]: scratch of comms_gather's callers */
-    float **rows;     /* [size]: scratch of the local tree */
-    void *scratch;    /* CHUNK_BYTES; NULL in a group of one */
+    int *world_rank;                     /* [size] */
+    int *counts;                         /* [4 * size]: scratch for the v-collectives */
+    int64_t *lengths;                    /* [size]: scratch of comms_gather's callers */
+    float **rows;                        /* [size]: scratch of the local tree */
+    void *scratch;                       /* CHUNK_BYTES; NULL in a group of one */
+    const struct par_listener *listener; /* an imagined group: there is no comm */
     struct group_comms comms;
     struct par_request request[PAR_MAX_REQUESTS];
 };
@@ -61,7 +62,9 @@ enum status group_create(MPI_Comm comm, const char *name, struct par_group **out
 void group_destroy(struct par_group **g);
 struct par_group *group_world(void); /* NULL before par_start */
 /* A NULL group (an imagined grid, or MPI not started) has nobody to talk to, like a group of one. */
-static inline bool group_alone(const struct par_group *g) { return !g || g->size == 1; }
+static inline bool group_alone(const struct par_group *g) { return !g || g->size == 1 || g->listener; }
+/* imagine.c: is it an imagined group? Then the traffic was told. */
+bool group_told(const struct par_group *g, enum par_traffic_kind kind, int64_t bytes, int peer, int tag);
 
 /* A group call, for the counters and the watchdog: begin, work, return call_end(&c, status). `peer` is a rank of the group or -1. */
 struct call {

@@ -50,6 +50,7 @@ static struct {
     struct watched {
         struct dev_comm *comm;
         const struct par_group *group;
+        const char *last; /* the group's last call: on a device it may wait in the queue */
     } comm[MAX_COMMS];
     int n;
 } comms_;
@@ -61,7 +62,34 @@ static void text(char *out, const char *in) {
     snprintf(out, BEAT_TEXT, "%s", in);
 }
 
+/* Who wants to know of notes: of the thread that asked alone. */
+static struct {
+    void (*changed)(void *context, const char *operation);
+    void *context;
+    pthread_t thread;
+} listener_;
+
+void par_on_note(void (*changed)(void *context, const char *operation), void *context) {
+    listener_.changed = changed;
+    listener_.context = context;
+    listener_.thread = pthread_self();
+}
+
+static void tell_listener(const char *operation) {
+    if (listener_.changed && pthread_equal(listener_.thread, pthread_self()))
+        listener_.changed(listener_.context, operation);
+}
+
+void par_phase(const char *operation) {
+    pthread_mutex_lock(&lock_);
+    text(here_.beat.operation, operation);
+    here_.noted = clock_seconds();
+    pthread_mutex_unlock(&lock_);
+    tell_listener(operation);
+}
+
 void par_note(const char *stage, int64_t step, const char *operation) {
+    tell_listener(operation);
     pthread_mutex_lock(&lock_);
     text(here_.beat.stage, stage);
     text(here_.beat.operation, operation);
@@ -78,6 +106,10 @@ void watch_enter(enum par_kind kind, const struct par_group *g, int peer) {
     here_.beat.peer = peer >= 0 ? g->world_rank[peer] : -1;
     here_.since = clock_seconds();
     pthread_mutex_unlock(&lock_);
+    pthread_mutex_lock(&comms_lock_);
+    for (int i = 0; i < comms_.n; i++)
+        if (comms_.comm[i].group == g && kind != KIND_wait) comms_.comm[i].last = par_counter((int)kind).name;
+    pthread_mutex_unlock(&comms_lock_);
 }
 
 void watch_progress(void) {
@@ -98,7 +130,7 @@ enum status watch_comm(struct dev_comm *c, const struct par_group *g) {
     enum status st = TM_OK;
     pthread_mutex_lock(&comms_lock_);
     if (comms_.n < MAX_COMMS) {
-        comms_.comm[comms_.n++] = (struct watched){c, g};
+        comms_.comm[comms_.n++] = (struct watched){c, g, "transfer"};
     } else {
         st = TM_FAIL(TM_ERR_INTERNAL, "more than %d communicators of one device", MAX_COMMS);
     }
@@ -126,7 +158,7 @@ static enum status look_at_comms(struct beat *b) {
         if (st != TM_OK) st = status_context(st, "group %s: ", g->name);
         if (st != TM_OK || b->waited_s >= 0 || seconds <= most) continue;
         most = seconds;
-        snprintf(b->waits_in, BEAT_TEXT, "a device transfer over %s (%d ranks)", g->name, g->size);
+        snprintf(b->waits_in, BEAT_TEXT, "a queued %s over %s (%d ranks)", comms_.comm[i].last, g->name, g->size);
     }
     pthread_mutex_unlock(&comms_lock_);
     if (most > 0) b->waited_s = most;
@@ -202,27 +234,33 @@ static enum state state_of(int rank, double now) {
     return b->waited_s < 0 ? BUSY : WAITING;
 }
 
+/* "rank 3 on node17" */
+static void name_rank(char *out, size_t cap, int rank) {
+    const struct beat *b = beat_of(rank);
+    snprintf(out, cap, "rank %d%s%s", rank, b ? " on " : "", b ? b->host : "");
+}
+
 static void report_rank(int rank, double now) {
     const struct beat *b = beat_of(rank);
-    char place[3 * BEAT_TEXT] = "", peer[32] = "";
+    char place[3 * BEAT_TEXT] = "", peer[32] = "", who[BEAT_TEXT + 32];
     bool fresh = rank != par_rank() && b && silence(rank, now) <= 0;
     double age = fresh ? now - dog_.peer[rank].heard : 0; /* what has passed since it told */
     if (b)
         snprintf(place, sizeof place, "stage=%s step=%lld operation=\"%s\" for %.1f s", b->stage, (long long)b->step,
                  b->operation, b->noted_s + age);
+    name_rank(who, sizeof who, rank);
     switch (state_of(rank, now)) {
     case SILENT:
         if (b) {
-            log_error("watchdog: rank %d is silent for %.1f s; last: %s", rank, silence(rank, now), place);
+            log_error("watchdog: %s is silent for %.1f s; last: %s", who, silence(rank, now), place);
         } else {
-            log_error("watchdog: rank %d was never heard of", rank);
+            log_error("watchdog: %s was never heard of", who);
         }
         break;
-    case BUSY: log_error("watchdog: rank %d is in no communication: %s", rank, place); break;
+    case BUSY: log_error("watchdog: %s is in no communication: %s", who, place); break;
     case WAITING:
         if (b->peer >= 0) snprintf(peer, sizeof peer, " for rank %d", b->peer);
-        log_error("watchdog: rank %d waits in %s%s since %.1f s: %s", rank, b->waits_in, peer, b->waited_s + age,
-                  place);
+        log_error("watchdog: %s waits in %s%s since %.1f s: %s", who, b->waits_in, peer, b->waited_s + age, place);
         break;
     }
 }
@@ -231,7 +269,9 @@ static void report_rank(int rank, double now) {
 static void report(int late, double now) {
     const struct beat *b = beat_of(late);
     int lines = 0, left = 0;
-    log_error("watchdog: rank %d has waited %.1f s in %s: the deadline is %.1f s", late, b->waited_s, b->waits_in,
+    char who[BEAT_TEXT + 32];
+    name_rank(who, sizeof who, late);
+    log_error("watchdog: %s has waited %.1f s in %s: the deadline is %.1f s", who, b->waited_s, b->waits_in,
               dog_.deadline);
     for (enum state s = SILENT; s <= WAITING; s++)
         for (int r = 0; r < dog_.ranks; r++) {
@@ -302,6 +342,7 @@ enum status par_watchdog_start(double deadline_s) {
         if (channel_monitor_rank(k) == par_rank()) dog_.monitor = k;
     if (channel_fd() < 0) log_warn("watchdog: no UDP socket: it will not know where the other ranks are");
     if (dog_.monitor >= 0 && channel_fd() >= 0) TM_TRY(mem_alloc(&dog_.peer, (size_t)dog_.ranks, sizeof *dog_.peer));
+    if (gethostname(here_.beat.host, BEAT_TEXT - 1) != 0) text(here_.beat.host, "?");
     dog_.seen = own_beat(dog_.started);
     dog_.stop_fd = eventfd(0, EFD_CLOEXEC);
     enum status st =

@@ -77,6 +77,9 @@ enum status par_start(int *argc, char ***argv) {
     int provided = MPI_THREAD_SINGLE;
     /* Read before MPI_Init, which may set variables of its own. */
     int tasks = srun_tasks(getenv("OMPI_COMM_WORLD_SIZE") != NULL);
+    if (tasks > 1 && env_int("SLURM_PROCID") == 0 && !getenv("PMIX_RANK") && !getenv("PMI_RANK"))
+        log_warn("srun started %d tasks without PMIx: if MPI does not start now, use `srun --mpi=pmix` or mpirun",
+                 tasks);
     yield_when_crowded();
     if (MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided) != MPI_SUCCESS)
         return TM_FAIL(TM_ERR_COMM, "MPI_Init_thread failed");

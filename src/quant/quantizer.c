@@ -1,5 +1,5 @@
 /* The quantizers of a model on a grid. */
-#include "quant/quantizer.h"
+#include "quant/quantizer_impl.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -102,7 +102,6 @@ static void to_structs(struct quant_model *q) {
 
 /* After the formats are known: check them, lay out the maxima, allocate. */
 static enum status finish_create(struct quant_model *q) {
-    size_t bytes = 0;
     int64_t cut = 0;
     TM_TRY(quant_check(q->linears, (size_t)q->n_linears, q->kv, (size_t)q->n_kv));
     q->n_amax = q->n_sites + q->n_linears;
@@ -112,7 +111,6 @@ static enum status finish_create(struct quant_model *q) {
         q->any = q->any || l->weight != QUANT_NONE || l->input != QUANT_NONE;
         q->first[j] = -1;
         if (l->weight == QUANT_NONE) continue;
-        bytes += (size_t)tensor_box_elems(&q->param[j]->desc.box) * 4 + ARENA_ALIGN;
         if (cuts_blocks(q, j)) cut = size_max(cut, q->param[j]->w.rows * (l->in / quant_format(l->weight)->block));
         if (!n) continue;
         q->first[j] = q->n_amax;
@@ -126,7 +124,6 @@ static enum status finish_create(struct quant_model *q) {
     to_structs(q);
     TM_TRY(dev_alloc(q->m->o.dev, "quantizers", (size_t)q->n_amax * 4, &q->device_amax));
     if (cut) TM_TRY(dev_alloc(q->m->o.dev, "quantizers", (size_t)cut * 4, &q->maxima));
-    q->copy_bytes = bytes;
     return TM_OK;
 }
 
@@ -188,6 +185,9 @@ void quant_model_destroy(struct quant_model **model) {
     dev_free(q->m->o.dev, &q->device_amax);
     dev_free(q->m->o.dev, &q->copies);
     dev_free(q->m->o.dev, &q->maxima);
+    dev_free(q->m->o.dev, &q->codes);
+    for (int j = 0; j < q->n_linears; j++) q->param[j]->w.fp8 = NULL;
+    mem_free(&q->fp8);
     mem_free(&q->linears);
     mem_free(&q->param);
     mem_free(&q->names);
@@ -221,7 +221,7 @@ enum status quant_model_formats(const struct quant_model *q, json_t **out) {
 }
 
 /* --- activations ------------------------------------------------------------------------------------------------------------- */
-static dptr amax_at(const struct quant_model *q, int64_t i) { return dptr_f32(q->device_amax, i); }
+dptr quantizer_amax_at(const struct quant_model *q, int64_t i) { return dptr_f32(q->device_amax, i); }
 
 /* The format of a site: all linears that read the value must agree. */
 static enum status site_format(const struct quant_model *q, const struct model_site *s, enum quant_format *out) {
@@ -245,10 +245,9 @@ static enum status site_format(const struct quant_model *q, const struct model_s
     return TM_OK;
 }
 
-/* How the columns of a site's value are cut over the tensor group; NULL: not, or between heads. */
-static const struct tensor_axis *site_axis(const struct quant_model *q, const struct model_site *s) {
-    int kind = s->index % MODEL_SITES_PER_LAYER;
-    if (s->index == head_site(q->m)) return NULL;
+const struct tensor_axis *quantizer_site_axis(const struct quant_model *q, int site) {
+    int kind = site % MODEL_SITES_PER_LAYER;
+    if (site == head_site(q->m)) return NULL;
     return kind == MODEL_SITE_O_INPUT      ? &q->m->axis_attention_q
            : kind == MODEL_SITE_DOWN_INPUT ? &q->m->axis_ffn
                                            : NULL;
@@ -260,13 +259,15 @@ static enum status activation(void *context, struct tape *t, const struct model_
     *out = in;
     TM_TRY(site_format(q, s, &f));
     if (f == QUANT_NONE) return TM_OK;
-    if (q->mode == QUANT_OBSERVE) return quant_measures_input(f) ? tape_observe(t, in, amax_at(q, s->index)) : TM_OK;
+    if (q->mode == QUANT_OBSERVE)
+        return quant_measures_input(f) ? tape_observe(t, in, quantizer_amax_at(q, s->index)) : TM_OK;
+    if (q->mode == QUANT_CODES && quantizer_by_codes(q, s->index)) return TM_OK; /* the linear does it */
     const struct quant_format_info *i = quant_format(f);
     return tape_fake_quant(t, in,
                            &(struct tape_quantizer){.kind = (int)i->input_kind,
-                                                    .amax = amax_at(q, s->index),
+                                                    .amax = quantizer_amax_at(q, s->index),
                                                     .block = i->block,
-                                                    .axis = site_axis(q, s)},
+                                                    .axis = quantizer_site_axis(q, s->index)},
                            out);
 }
 
@@ -275,8 +276,7 @@ struct model_hook quant_model_hook(struct quant_model *q) {
 }
 
 /* --- maxima ------------------------------------------------------------------------------------------------------------------ */
-/* The blocks of a weight, as this rank's box sees them. A whole row is one block. */
-static struct block_grid weight_grid(const struct quant_model *q, int j) {
+struct block_grid quantizer_weight_grid(const struct quant_model *q, int j) {
     const struct quant_linear *l = &q->linears[j];
     const struct tensor_box *b = &q->param[j]->desc.box;
     struct block_grid g = {.row0 = b->lo[0], .col0 = b->lo[1]};
@@ -293,17 +293,17 @@ enum status quant_observe_begin(struct quant_model *q) {
         const struct model_param *p = q->param[j];
         if (q->linears[j].weight == QUANT_NONE || tensor_box_elems(&p->desc.box) == 0) continue;
         TM_TRY(dev_amax(d, &(struct amax_args){.x = p->master,
-                                               .out = amax_at(q, q->n_sites + j),
+                                               .out = quantizer_amax_at(q, q->n_sites + j),
                                                .rows = p->w.rows,
                                                .cols = p->w.cols,
                                                .ld = p->w.cols}));
         if (q->first[j] < 0) continue;
         TM_TRY(dev_amax_blocks(d, &(struct amax_blocks_args){.x = p->master,
-                                                             .out = amax_at(q, q->first[j]),
+                                                             .out = quantizer_amax_at(q, q->first[j]),
                                                              .rows = p->w.rows,
                                                              .cols = p->w.cols,
                                                              .ld = p->w.cols,
-                                                             .grid = weight_grid(q, j)}));
+                                                             .grid = quantizer_weight_grid(q, j)}));
     }
     return TM_OK;
 }
@@ -344,45 +344,64 @@ static enum status agree_maxima(struct quant_model *q, const struct model_param 
     return par_max_f32(q->m->o.grid->tp_group, d, q->maxima, n);
 }
 
-static enum status fake_weight(struct quant_model *q, int j, dptr y) {
+enum status quantizer_fake_args(struct quant_model *q, int j, dptr y, struct fake_quant_args *a) {
     const struct model_param *p = q->param[j];
     const struct quant_format_info *f = quant_format(q->linears[j].weight);
-    struct fake_quant_args a = {.x = p->master,
-                                .y = y,
-                                .amax = amax_at(q, q->n_sites + j),
-                                .rows = p->w.rows,
-                                .cols = p->w.cols,
-                                .ldx = p->w.cols,
-                                .ldy = p->w.cols,
-                                .kind = (int)f->weight_kind,
-                                .round_bf16 = 1,
-                                .grid = weight_grid(q, j)};
+    *a = (struct fake_quant_args){.x = p->master,
+                                  .y = y,
+                                  .amax = quantizer_amax_at(q, q->n_sites + j),
+                                  .rows = p->w.rows,
+                                  .cols = p->w.cols,
+                                  .ldx = p->w.cols,
+                                  .ldy = p->w.cols,
+                                  .kind = (int)f->weight_kind,
+                                  .round_bf16 = !q->loaded,
+                                  .grid = quantizer_weight_grid(q, j)};
     if (q->first[j] >= 0)
-        a.maxima = amax_at(q, q->first[j]);
+        a->maxima = quantizer_amax_at(q, q->first[j]);
     else if (cuts_blocks(q, j)) {
-        a.maxima = q->maxima;
-        TM_TRY(agree_maxima(q, p, &a.grid));
+        a->maxima = q->maxima;
+        TM_TRY(agree_maxima(q, p, &a->grid));
     }
-    return dev_fake_quant(q->m->o.dev, &a);
+    return TM_OK;
 }
 
-enum status quant_model_apply(struct quant_model *q) {
+/* Those that have codes need no copy, as long as they have them. */
+static enum status allocate_copies(struct quant_model *q) {
+    size_t bytes = 0;
+    for (int j = 0; j < q->n_linears; j++)
+        if (q->linears[j].weight != QUANT_NONE && !q->param[j]->w.fp8)
+            bytes += size_align((size_t)tensor_box_elems(&q->param[j]->desc.box) * 4, ARENA_ALIGN);
+    if (q->copies.a && bytes <= q->copy_bytes) return TM_OK;
+    dev_free(q->m->o.dev, &q->copies);
+    q->copy_bytes = bytes;
+    return dev_alloc(q->m->o.dev, "quantized weights", bytes, &q->copies);
+}
+
+enum status quantizer_fake_weights(struct quant_model *q) {
     struct arena a;
+    struct fake_quant_args fake;
     uint64_t at;
-    q->mode = QUANT_FAKE;
-    if (!q->copies.a) TM_TRY(dev_alloc(q->m->o.dev, "quantized weights", q->copy_bytes, &q->copies));
+    TM_TRY(allocate_copies(q));
     arena_init(&a, "quantized weights", q->copies.a, q->copy_bytes);
     for (int j = 0; j < q->n_linears; j++) {
         struct model_param *p = q->param[j];
         int64_t n = tensor_box_elems(&p->desc.box);
-        if (q->linears[j].weight == QUANT_NONE) continue;
+        if (q->linears[j].weight == QUANT_NONE || p->w.fp8) continue;
         if (n == 0 && !(p->w.rows && cuts_blocks(q, j)))
             continue; /* an empty part of a cut weight agrees with the others */
         TM_TRY(arena_take(&a, (size_t)n * 4, &at));
         if (n) p->w.value = (dptr){at};
-        TM_TRY(fake_weight(q, j, (dptr){at}));
+        TM_TRY(quantizer_fake_args(q, j, (dptr){at}, &fake));
+        TM_TRY(dev_fake_quant(q->m->o.dev, &fake));
     }
     return TM_OK;
+}
+
+enum status quant_model_apply(struct quant_model *q) {
+    q->mode = QUANT_FAKE;
+    for (int j = 0; j < q->n_linears; j++) q->param[j]->w.fp8 = NULL;
+    return quantizer_fake_weights(q);
 }
 
 /* --- for others -------------------------------------------------------------------------------------------------------------- */

@@ -14,6 +14,7 @@
 enum quant_mode {
     QUANT_OBSERVE, /* sites record their maxima, nothing is quantized */
     QUANT_FAKE,    /* sites and weights are fake-quantized */
+    QUANT_CODES,   /* the same, but linears whose weights and inputs have E4M3 codes multiply these (fp8.c) */
 };
 
 struct quant_model {
@@ -33,7 +34,11 @@ struct quant_model {
     dptr device_amax, copies; /* device: the same; fake-quantized weights */
     dptr maxima;              /* device: of the blocks of one weight that the tensor group cuts inside a block */
     size_t copy_bytes;
-    bool any; /* something is quantized */
+    struct tape_fp8 *fp8; /* of each linear; made by the first quant_model_apply_fp8 */
+    dptr codes;           /* device: their codes and scales */
+    size_t code_bytes;
+    bool any;    /* something is quantized */
+    bool loaded; /* the weights are decoded codes: not rounded to bf16 before they are encoded again */
 };
 
 /* Resolve the policy for every linear and KV cache of the model and check that the combination has an export form. Local; the caller
@@ -57,6 +62,11 @@ enum status quant_model_upload(struct quant_model *q);
 /* Renew the fake-quantized copies from the masters and let the model read them; the first call allocates them. Collective over the tensor
  * group. Errors: MEMORY. */
 enum status quant_model_apply(struct quant_model *q);
+
+/* In place of quant_model_apply: weights and inputs of linears in fp8, fp8_row or fp8_tile become codes with the same values, and so do the products
+ * of what is recorded from here on; the rest, and the head, is fake-quantized. Tiles without a format of inputs get fp8_group, as inference engines
+ * do it. Not for training. Collective over the tensor group. Errors: UNSUPPORTED (no linear has such formats), MEMORY. */
+enum status quant_model_apply_fp8(struct quant_model *q);
 
 /* Whether an activation has a maximum to be measured: if not, calibration needs no data. */
 bool quant_model_measures(const struct quant_model *q);

@@ -29,6 +29,9 @@ static enum status check_linear(const struct quant_linear *l) {
     if (w->axis == QUANT_BLOCK && l->in % w->block)
         return TM_FAIL(TM_ERR_SHAPE, "%s: rows of %lld weights, but %s needs a multiple of its block of %d", l->name,
                        (long long)l->in, w->name, w->block);
+    if (x->block && l->in % x->block)
+        return TM_FAIL(TM_ERR_SHAPE, "%s: inputs of %lld elements, but %s needs a multiple of its block of %d", l->name,
+                       (long long)l->in, x->name, x->block);
     if (w->per_byte == QUANT_ROWS && l->out % 2)
         return TM_FAIL(TM_ERR_SHAPE, "%s: %lld rows, but a byte of %s holds codes of two rows", l->name,
                        (long long)l->out, w->name);

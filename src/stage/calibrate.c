@@ -67,7 +67,7 @@ static enum status save_all(struct calibrate *c, bool finished) {
     enum status st = stage_quant_tensors(c->quant.q, &list, &cap, &n);
     if (st == TM_OK) st = stage_meta(c->quant.q, c->done, finished, &meta);
     st = par_agree_all(st);
-    if (st == TM_OK) st = stage_save_all(c->r, c->s, c->done, list, n, meta);
+    if (st == TM_OK) st = stage_save_all(c->r, c->s, c->done, list, n, meta, false); /* maxima are few */
     json_decref(meta);
     mem_free(&list);
     return st;
@@ -99,10 +99,10 @@ static enum status loop_all(struct calibrate *c) {
     struct stage_progress progress = {0};
     int64_t last_save = c->done;
     while (c->done < c->n) {
-        bool save;
+        bool save = stage_save_due(c->r, c->s);
         enum status stop = stage_poll_all(c->r, &save);
         bool due = c->s->checkpoint.every > 0 && c->done - last_save >= c->s->checkpoint.every;
-        if (stop == TM_STOPPED || save || due) {
+        if (c->done > last_save && (stop == TM_STOPPED || save || due)) {
             TM_TRY(train_pass_drain(c->pass));
             TM_TRY(save_all(c, false));
             last_save = c->done;
@@ -173,7 +173,7 @@ static enum status plan_all(struct calibrate *c) {
     double rounds = (double)c->n / c->r->grid.dp;
     stage_plan_begin(c->r);
     TM_TRY(round_all(c));
-    stage_plan_rounds(c->r, "micro-batch on every replica", rounds, (int64_t)rounds);
+    stage_plan_rounds(c->r, "micro-batch on every replica", rounds, 1); /* agreed one by one: nothing overlaps */
     return save_all(c, true);
 }
 

@@ -10,20 +10,27 @@
 #include "base/version.h"
 #include "ckpt/ckpt.h"
 #include "quant/format.h"
+#include "stage/handbook.h"
 #include "stage/plan.h"
+#include "stage/sweep.h"
 #include "stage/tools.h"
 #include "stage/verify.h"
 
 static const char usage[] =
     "usage: temper DECK [--set stage.key=value]... [--sweep-point I] [--resume auto|never] [--allow-mismatch "
     "KEY]... [--profile]\n"
-    "       temper DECK --check | --sweep-count\n"
-    "       temper DECK --plan [--as-ranks N] [--rate GFLOPS]\n"
-    "       temper --help-deck [KEY] | --list formats|families|stages|ops|status | --version | --help\n"
+    "       temper DECK --check | --sweep-count | --sweep-list | --sweep-run [-j N] | --sweep-collect\n"
+    "       temper DECK --plan [--as-ranks N] [--machine FILE [--simulate] [--suggest] | --rate GFLOPS]\n"
+    "       temper --probe [--out FILE]\n"
+    "       temper --help-deck [KEY] | --list formats|families|stages|ops|status | --version | --help | --man | "
+    "--handbook\n"
     "       temper --inspect PATH | --hash PATH | --verify-export DIR\n";
 
+const char *stage_usage(void) { return usage; }
+
 struct command {
-    const char *check, *plan, *as_ranks, *rate, *sweep_count, *help_deck, *list, *inspect, *hash, *verify;
+    const char *check, *plan, *as_ranks, *rate, *machine, *simulate, *suggest, *sweep_count, *sweep_list, *sweep_run,
+        *sweep_collect, *jobs, *help_deck, *list, *inspect, *hash, *verify, *man, *handbook;
     bool version, help;
 };
 
@@ -44,12 +51,22 @@ static enum status parse(int argc, char **argv, struct stage_options *o, struct 
         {"--plan", FLAG, &c->plan, NULL, NULL},
         {"--as-ranks", VALUE, &c->as_ranks, NULL, NULL},
         {"--rate", VALUE, &c->rate, NULL, NULL},
+        {"--machine", VALUE, &c->machine, NULL, NULL},
+        {"--simulate", FLAG, &c->simulate, NULL, NULL},
+        {"--suggest", FLAG, &c->suggest, NULL, NULL},
         {"--sweep-count", FLAG, &c->sweep_count, NULL, NULL},
+        {"--sweep-list", FLAG, &c->sweep_list, NULL, NULL},
+        {"--sweep-run", FLAG, &c->sweep_run, NULL, NULL},
+        {"--sweep-collect", FLAG, &c->sweep_collect, NULL, NULL},
+        {"-j", VALUE, &c->jobs, NULL, NULL},
         {"--help-deck", OPTIONAL, &c->help_deck, NULL, NULL},
+        {"--out", VALUE, &o->out, NULL, NULL},
         {"--list", VALUE, &c->list, NULL, NULL},
         {"--inspect", VALUE, &c->inspect, NULL, NULL},
         {"--hash", VALUE, &c->hash, NULL, NULL},
         {"--verify-export", VALUE, &c->verify, NULL, NULL},
+        {"--man", FLAG, &c->man, NULL, NULL},
+        {"--handbook", FLAG, &c->handbook, NULL, NULL},
     };
     for (int i = 1; i < argc; i++) {
         const char *a = argv[i];
@@ -72,6 +89,8 @@ static enum status parse(int argc, char **argv, struct stage_options *o, struct 
         if (known) continue;
         if (!strcmp(a, "--profile"))
             o->profile = true;
+        else if (!strcmp(a, "--probe"))
+            o->probe = true;
         else if (!strcmp(a, "--version"))
             c->version = true;
         else if (!strcmp(a, "--help"))
@@ -106,10 +125,32 @@ static enum status plan_deck(const struct stage_options *o, const struct command
         return TM_FAIL(TM_ERR_DECK, "--as-ranks %s: expected a number of ranks", c->as_ranks);
     if (*rate_end || (c->rate && !(rate > 0 && rate < 1e12)))
         return TM_FAIL(TM_ERR_DECK, "--rate %s: expected GFLOP/s of one rank, above 0", c->rate);
-    enum status st = stage_plan_print(o, d, ranks, rate, &text);
+    if (!c->machine && (c->simulate || c->suggest))
+        return TM_FAIL(TM_ERR_DECK, "%s needs --machine FILE (inputs/machines/, or what temper --probe writes)",
+                       c->simulate ? c->simulate : c->suggest);
+    struct stage_plan_ask ask = {ranks, rate, c->machine, c->simulate != NULL, c->suggest != NULL};
+    enum status st = stage_plan_print(o, d, &ask, &text);
     if (text.len) printf("%s", text.p);
     str_free(&text);
     return st;
+}
+
+/* The commands on a sweep as a whole. */
+static enum status sweep_command(const struct stage_options *o, const struct command *c, const struct deck *d) {
+    struct str text = {0};
+    char *end = "";
+    long jobs = c->jobs ? strtol(c->jobs, &end, 10) : 1;
+    if (*end || jobs < 1 || jobs > 4096)
+        return TM_FAIL(TM_ERR_DECK, "-j %s: expected how many points run at once, 1 to 4096", c->jobs);
+    if (o->sweep_point >= 0) return TM_FAIL(TM_ERR_DECK, "--sweep-point chooses one point: leave it out\n%s", usage);
+    if (c->sweep_run) return stage_sweep_run(o, d, (int)jobs);
+    return print(c->sweep_list ? stage_sweep_list(d, &text) : stage_sweep_collect(o, d, &text), &text);
+}
+
+static void print_good(const struct stage_options *o, const struct deck *d) {
+    printf("%s: good: %d stages", o->deck_path, d->stages.n);
+    if (d->sweep.n) printf(", %lld points", (long long)deck_sweep_count(d));
+    printf(", run directory %s\n", d->run.dir);
 }
 
 static enum status read_deck(const struct stage_options *o, const struct command *c) {
@@ -118,13 +159,16 @@ static enum status read_deck(const struct stage_options *o, const struct command
     enum status st = o->sweep_point >= 0
                          ? deck_load_point(o->deck_path, o->sets, o->n_sets, o->sweep_point, &report, &d)
                          : deck_load(o->deck_path, o->sets, o->n_sets, &report, &d);
+    if (st == TM_OK && c->check) st = stage_sweep_check(o, d, &report);
     if (report.len) fprintf(stderr, "%s", report.p);
     if (st == TM_OK && c->plan)
         st = plan_deck(o, c, d);
     else if (st == TM_OK && c->sweep_count)
         printf("%lld\n", (long long)deck_sweep_count(d));
+    else if (st == TM_OK && (c->sweep_list || c->sweep_run || c->sweep_collect))
+        st = sweep_command(o, c, d);
     else if (st == TM_OK)
-        printf("%s: good: %d stages\n", o->deck_path, d->stages.n);
+        print_good(o, d);
     deck_free(&d);
     str_free(&report);
     return st;
@@ -140,9 +184,21 @@ static enum status run_command(const struct stage_options *o, const struct comma
     if (c->inspect) return print(ckpt_inspect(c->inspect, &s), &s);
     if (c->verify) return print(stage_verify_export(c->verify, &s), &s);
     if (c->hash) return print(stage_hash(c->hash, &s), &s);
+    if (c->man) return print(stage_man(&s), &s);
+    if (c->handbook) return print(stage_handbook(&s), &s);
+    if (o->out && !o->probe) return TM_FAIL(TM_ERR_DECK, "--out goes with --probe\n%s", usage);
+    if (o->probe && o->deck_path) return TM_FAIL(TM_ERR_DECK, "--probe takes no deck\n%s", usage);
+    *finished = false;
+    if (o->probe) return TM_OK;
+    *finished = true;
     if (!o->deck_path) return TM_FAIL(TM_ERR_DECK, "no deck\n%s", usage);
-    if (c->as_ranks && !c->plan) return TM_FAIL(TM_ERR_DECK, "--as-ranks goes with --plan\n%s", usage);
-    if (c->check || c->sweep_count || c->plan) return read_deck(o, c);
+    const char *of_plan[] = {c->as_ranks ? "--as-ranks" : NULL, c->machine ? "--machine" : NULL, c->simulate,
+                             c->suggest};
+    for (size_t i = 0; i < sizeof of_plan / sizeof *of_plan; i++)
+        if (of_plan[i] && !c->plan) return TM_FAIL(TM_ERR_DECK, "%s goes with --plan\n%s", of_plan[i], usage);
+    bool sweep = c->sweep_count || c->sweep_list || c->sweep_run || c->sweep_collect;
+    if (c->jobs && !c->sweep_run) return TM_FAIL(TM_ERR_DECK, "-j goes with --sweep-run\n%s", usage);
+    if (c->check || c->plan || sweep) return read_deck(o, c);
     *finished = false;
     return TM_OK;
 }

@@ -105,7 +105,7 @@ struct rounds {
 
 static enum status round_all(void *ctx, int64_t done, int64_t all) {
     struct rounds *x = ctx;
-    bool save;
+    bool save = false;
     stage_progress(&x->progress, size_ceil_div(done, 1 << 20), size_ceil_div(all, 1 << 20), 0, "MiB of text");
     enum status st = stage_poll_all(x->r, &save);
     return st != TM_STOPPED ? st

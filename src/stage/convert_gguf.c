@@ -5,6 +5,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "base/stop.h"
 #include "base/str.h"
 #include "base/version.h"
 #include "hub/export.h"
@@ -48,6 +49,7 @@ static enum status open_model(struct conversion *c) {
 static enum status produce(void *context, int tensor, int64_t row0, int64_t rows, int root, void *out) {
     struct conversion *c = context;
     (void)root;
+    TM_TRY(stop_check("gguf"));
     return hub_gguf_hf_rows(c->m, tensor, row0, rows, out);
 }
 

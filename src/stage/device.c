@@ -21,11 +21,14 @@ static int threads_here(void) {
     return n > 0 ? n : 1;
 }
 
-/* "auto": cuda where every rank of the host can have a device, else the host, with the reason. */
+/* "auto": cuda where there is a device that the plugin has code for, else the host, with the reason. */
 static enum dev_backend choose_backend(const char *word) {
+    char address[32];
     int n;
     if (strcmp(word, "auto") != 0) return dev_backend_named(word);
-    if (dev_cuda_devices(&n) == TM_OK) return DEV_CUDA;
+    enum status st = dev_cuda_devices(&n);
+    if (st == TM_OK) st = dev_cuda_address(par_local_rank() % n, address);
+    if (st == TM_OK) return DEV_CUDA;
     log_info("device host: %s", status_message());
     return DEV_HOST;
 }
@@ -107,8 +110,24 @@ static enum status log_places_all(struct stage_run *r) {
     return st;
 }
 
+/* Ranks on one GPU have equal parts of what was free. */
+static enum status share_memory_all(struct stage_run *r) {
+    char mine[LINE] = "", *all;
+    int sharers = 0;
+    (void)gethostname(mine, LINE / 2);
+    snprintf(mine + strlen(mine), LINE / 2, " %s", dev_address(r->dev));
+    TM_TRY(par_agree_all(mem_alloc(&all, (size_t)par_size(), LINE)));
+    enum status st = par_allgather_bytes(r->grid.world, mine, LINE, all);
+    for (int i = 0; i < par_size(); i++) sharers += !memcmp(mine, all + (size_t)i * LINE, LINE);
+    mem_free(&all);
+    if (st == TM_OK) r->room = 1 + (int64_t)dev_capacity(r->dev) / sharers; /* 0: unknown */
+    return st;
+}
+
 enum status stage_device_join_all(struct stage_run *r) {
     const struct deck *d = r->deck;
     TM_TRY(par_grid_devices_all(&r->grid, r->dev, d->device.share, d->limits.deadline_s));
-    return dev_backend(r->dev) == DEV_CUDA ? log_places_all(r) : TM_OK;
+    if (dev_backend(r->dev) != DEV_CUDA) return TM_OK;
+    TM_TRY(share_memory_all(r));
+    return log_places_all(r);
 }

@@ -19,9 +19,10 @@ struct eval {
     struct data_set *set;
     int64_t rows, t, micro;
     struct stage_model student, teacher;
-    struct stage_quant quant;
+    struct stage_quant quant, teacher_quant;
     struct stage_progress progress;
     int64_t round; /* of micro-batches, that begins next */
+    double nll;
 };
 
 static bool compares(const struct deck_stage *s) {
@@ -35,7 +36,9 @@ static enum status open_all(struct eval *e) {
     e->micro = size_min(s->batch.micro, e->rows);
     TM_TRY(stage_open_model_all(e->r, s, false, e->t, &e->student));
     TM_TRY(stage_open_quant_all(e->r, s, e->student.m, true, &e->quant));
-    return compares(s) ? stage_open_teacher_all(e->r, s, e->t, &e->teacher) : TM_OK;
+    if (!compares(s)) return TM_OK;
+    TM_TRY(stage_open_teacher_all(e->r, s, e->t, &e->teacher));
+    return stage_open_teacher_quant_all(e->r, s, e->teacher.m, &e->teacher_quant);
 }
 
 static enum status make_passes(struct eval *e, struct train_pass **pass, struct train_pass **teacher) {
@@ -52,6 +55,7 @@ static enum status make_passes(struct eval *e, struct train_pass **pass, struct 
         struct train_pass_options t = {.name = "teacher",
                                        .model = e->teacher.m,
                                        .shape = &shape,
+                                       .hook = stage_quant_hook(&e->teacher_quant),
                                        .slots = 1,
                                        .invariant = e->r->invariant,
                                        .temperature = 1,
@@ -67,6 +71,7 @@ static enum status report(struct eval *e, const struct train_tally *t) {
     if (t->tokens == 0) return TM_FAIL(TM_ERR_DATA, "data set %s has no token to score", e->s->dataset->name);
     double nll = t->nll / t->tokens;
     if (!isfinite(nll)) return TM_FAIL(TM_ERR_NUMERIC, "the mean NLL over %.0f tokens is %g", t->tokens, nll);
+    e->nll = nll;
     TM_TRY(stage_result(e->r, e->s, "nll", nll, "nats/token"));
     TM_TRY(stage_result(e->r, e->s, "perplexity", exp(nll), ""));
     TM_TRY(stage_result(e->r, e->s, "tokens", t->tokens, "tokens"));
@@ -82,7 +87,7 @@ static enum status report(struct eval *e, const struct train_tally *t) {
 static int64_t samples(const struct eval *e) { return e->r->plan ? e->micro * e->r->grid.dp : e->rows; }
 static void plan_rounds(const struct eval *e) {
     double n = (double)size_ceil_div(e->rows, e->micro) / e->r->grid.dp;
-    stage_plan_rounds(e->r, "micro-batch on every replica", n, (int64_t)n);
+    stage_plan_rounds(e->r, "micro-batch on every replica", n, 1); /* agreed one by one: nothing overlaps */
 }
 
 /* So many rounds of micro-batches were run. */
@@ -102,7 +107,7 @@ static void begin_rounds(struct eval *e) {
 /* Before each round. An evaluation keeps nothing on a stop: it is done again. */
 static enum status poll_all(void *eval) {
     struct eval *e = eval;
-    bool save;
+    bool save = false;
     progress(e, e->round++);
     return stage_poll_all(e->r, &save);
 }
@@ -127,6 +132,45 @@ static enum status score_all(struct eval *e) {
     if (st == TM_OK && !e->r->plan) st = report(e, &tally);
     train_pass_destroy(&pass);
     train_pass_destroy(&teacher);
+    return par_agree_all(st);
+}
+
+/* --- compute_error: products of codes against the same numbers in fp32 ----------------------------------------------------------- */
+static enum status report_compute(struct eval *e, const struct train_tally *t) {
+    const double nll = t->nll / t->tokens;
+    if (!isfinite(nll)) return TM_FAIL(TM_ERR_NUMERIC, "the mean NLL of the fake-quantized model is %g", nll);
+    TM_TRY(stage_result(e->r, e->s, "nll_fp32", nll, "nats/token"));
+    return stage_result(e->r, e->s, "compute_error", fabs(e->nll - nll), "nats/token");
+}
+
+static enum status prepare_compute(struct eval *e, struct train_pass **pass) {
+    struct model_shape shape = {.b = e->micro, .t = e->t};
+    struct train_pass_options o = {.name = "fake-quantized",
+                                   .model = e->student.m,
+                                   .shape = &shape,
+                                   .hook = stage_quant_hook(&e->quant),
+                                   .head = TRAIN_HEAD_LOSS,
+                                   .slots = 1,
+                                   .invariant = e->r->invariant,
+                                   .temperature = 1};
+    TM_TRY(quant_model_apply(e->quant.q));
+    TM_TRY(train_pass_create(&o, NULL, pass));
+    return train_pass_bind(pass, 1);
+}
+
+/* After all that works by codes: the model is fake-quantized from here on. */
+static enum status compute_error_all(struct eval *e) {
+    struct train_pass *pass = NULL;
+    struct train_tally tally;
+    if (!e->s->compute_error) return TM_OK;
+    enum status st = par_agree_all(prepare_compute(e, &pass));
+    begin_rounds(e);
+    if (st == TM_OK)
+        st =
+            train_eval_all(&(struct train_eval){pass, e->set, e->micro, samples(e), NULL, NULL, poll_of(e), e}, &tally);
+    plan_rounds(e);
+    if (st == TM_OK && !e->r->plan) st = report_compute(e, &tally);
+    train_pass_destroy(&pass);
     return par_agree_all(st);
 }
 
@@ -290,7 +334,7 @@ static enum status prepare_layers(struct layers *x) {
     TM_TRY(train_pass_create(&o, x->my_out, &x->mine));
     o.name = "layers of the teacher";
     o.model = e->teacher.m;
-    o.hook = NULL;
+    o.hook = stage_quant_hook(&e->teacher_quant);
     o.tag = 2;
     TM_TRY(train_pass_create(&o, x->teacher_out, &x->teacher));
     TM_TRY(train_pass_bind((struct train_pass *[]){x->mine, x->teacher}, 2));
@@ -351,7 +395,9 @@ enum status stage_evaluate_all(struct stage_run *r, const struct deck_stage *s) 
     if (st == TM_OK) st = score_all(&e);
     if (st == TM_OK) st = probe_all(&e);
     if (st == TM_OK) st = layer_error_all(&e);
+    if (st == TM_OK) st = compute_error_all(&e);
     stage_close_quant(&e.quant);
+    stage_close_quant(&e.teacher_quant);
     stage_close_model(&e.student);
     stage_close_model(&e.teacher);
     data_set_free(&e.set);

@@ -6,6 +6,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/stop.h"
 #include "base/str.h"
 #include "base/version.h"
 #include "hub/export.h"
@@ -77,13 +78,13 @@ static enum status make_plan(struct export *e) {
 static enum status produce_all(void *context, int tensor, int64_t row0, int64_t rows, int root, void *out) {
     struct export *e = context;
     const struct quant_tensor *t = &e->pack->tensors[tensor];
-    enum status st = TM_OK;
-    if (t->param < 0) return out ? quant_pack_rows(e->pack, (size_t)tensor, row0, rows, NULL, out) : TM_OK;
+    enum status st = stop_check("pack"); /* agreed on below, or with the file; blocks that are left end there */
+    if (t->param < 0) return out && st == TM_OK ? quant_pack_rows(e->pack, (size_t)tensor, row0, rows, NULL, out) : st;
     const struct tensor_desc *d = &e->model.m->param[t->param].desc;
     struct tensor_box want = tensor_box_whole(d->rank, d->shape);
     want.lo[0] = row0 * t->span;
     want.hi[0] = (row0 + rows) * t->span;
-    if (out) st = mem_grow(&e->rows, &e->rows_cap, (size_t)(rows * t->row_elems), sizeof *e->rows);
+    if (out && st == TM_OK) st = mem_grow(&e->rows, &e->rows_cap, (size_t)(rows * t->row_elems), sizeof *e->rows);
     TM_TRY(par_agree_all(st));
     TM_TRY(par_boxes_fetch_all(e->boxes, t->param, &want, root, out ? e->rows : NULL));
     return out ? quant_pack_rows(e->pack, (size_t)tensor, row0, rows, e->rows, out) : TM_OK;
@@ -200,14 +201,16 @@ static enum status write_all(struct export *e) {
     const char *dir = e->s->dir;
     int64_t bytes = 0;
     double begin = clock_seconds();
+    par_note(e->s->name, 0, "export");
     enum status st = source_dtype(e);
     if (st == TM_OK) st = make_pack(e);
     if (st == TM_OK) st = make_plan(e);
     if (st == TM_OK) st = refuse_source(e);
     TM_TRY(par_agree_all(st));
-    if (e->r->plan) return stage_plan_exported(e->r, e->plan);
+    if (e->r->plan) return stage_plan_exported(e->r, e->model.m, e->plan);
     TM_TRY(write_weights_all(e, dir));
     TM_TRY(par_agree_all(write_companions(e, dir)));
+    e->r->spent[STAGE_SPENT_EXPORT] += clock_seconds() - begin;
     for (size_t i = 0; i < e->pack->n; i++) bytes += e->pack->tensors[i].rows * e->pack->tensors[i].row_bytes;
     log_info("exported bytes=%lld seconds=%.3f path=%s", (long long)bytes, clock_seconds() - begin, dir);
     TM_TRY(stage_result(e->r, e->s, "bytes", (double)bytes, "bytes"));
@@ -216,7 +219,7 @@ static enum status write_all(struct export *e) {
 
 enum status stage_export_all(struct stage_run *r, const struct deck_stage *s) {
     struct export e = {.r = r, .s = s};
-    bool save;
+    bool save = false;
     enum status st = stage_poll_all(r, &save);
     if (st == TM_OK) st = stage_open_model_all(r, s, false, 1, &e.model);
     if (st == TM_OK) st = stage_open_quant_all(r, s, e.model.m, false, &e.quant);

@@ -2,7 +2,6 @@
 #include "stage/fingerprint.h"
 
 #include <dirent.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -17,14 +16,15 @@ enum { SAMPLE = 1 << 20 };
 
 /* Size, first and last MiB of a file, added to *sum under its name: an order-free sum over a directory's files. */
 static enum status add_file(const char *path, const char *name, uint64_t *sum) {
-    int64_t size = file_size(path), n = size_min(size, SAMPLE);
-    char *buffer;
-    TM_TRY(mem_alloc(&buffer, (size_t)(2 * n), 1));
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    enum status st = fd < 0 ? TM_FAIL(TM_ERR_IO, "cannot open %s", path) : TM_OK;
+    int fd;
+    int64_t size;
+    char *buffer = NULL;
+    TM_TRY(file_open(path, &fd, &size));
+    int64_t n = size_min(size, SAMPLE);
+    enum status st = mem_alloc(&buffer, (size_t)(2 * n), 1);
     if (st == TM_OK && n) st = file_pread(fd, path, buffer, (size_t)n, 0);
     if (st == TM_OK && n) st = file_pread(fd, path, buffer + n, (size_t)n, size - n);
-    if (fd >= 0) close(fd);
+    close(fd);
     if (st == TM_OK)
         *sum += hash_element(hash_bytes(name, strlen(name), 0), (uint64_t)size,
                              n ? hash_bytes(buffer, (size_t)(2 * n), 0) : 0);

@@ -152,7 +152,7 @@ static enum status continue_batch(struct generation *g, int64_t first, int64_t *
 static enum status round_all(struct generation *g, int64_t first) {
     const struct par_grid *grid = &g->r->grid;
     int64_t n = size_min(g->micro * grid->dp, (int64_t)g->prompts.n - first), words = n * g->record;
-    bool save;
+    bool save = false;
     TM_TRY(stage_poll_all(g->r, &save));
     for (int64_t i = 0; i < grid->dp * g->micro * g->record; i++) g->round[i] = -1;
     int64_t mine = g->micro * grid->dp_rank;

@@ -254,14 +254,27 @@ static enum status load_from_all(struct stage_run *r, const struct deck_stage *s
     return st;
 }
 
+/* Where load_from_all would find the weights, as far as the deck tells. */
+static enum stage_source source_of(const struct stage_run *r, const struct deck_stage *s) {
+    for (int from = s->from_index; from >= 0; from = r->deck->stages.v[from].from_index)
+        if (r->deck->stages.v[from].kind != DECK_KIND_calibrate) return STAGE_FROM_CKPT;
+    return *s->model.path ? STAGE_FROM_HUB : STAGE_DRAWN;
+}
+
 enum status stage_open_model_all(struct stage_run *r, const struct deck_stage *s, bool training, int64_t max_positions,
                                  struct stage_model *out) {
     char dir[4096];
     *out = (struct stage_model){0};
+    par_note(s->name, 0, "load");
     enum status st = model_dir(s, dir, sizeof dir);
     if (st == TM_OK) st = create(r, dir, s->numerics.compute, training, max_positions, &out->m);
     TM_TRY(par_agree_all(st));
-    return r->plan ? TM_OK : load_from_all(r, s, s->from_index, out);
+    if (r->plan) stage_plan_loaded(r, out->m, source_of(r, s));
+    if (r->plan) return TM_OK;
+    double begin = clock_seconds();
+    enum status loaded = load_from_all(r, s, s->from_index, out);
+    r->spent[STAGE_SPENT_LOAD] += clock_seconds() - begin;
+    return loaded;
 }
 
 enum status stage_open_teacher_all(struct stage_run *r, const struct deck_stage *s, int64_t max_positions,
@@ -269,10 +282,18 @@ enum status stage_open_teacher_all(struct stage_run *r, const struct deck_stage 
     const char *dir = *s->teacher.path ? s->teacher.path : s->model.path;
     *out = (struct stage_model){0};
     if (!*dir) return TM_FAIL(TM_ERR_DECK, "stage %s needs teacher.path", s->name);
+    par_note(s->name, 0, "load");
     TM_TRY(str_copy(out->weights, sizeof out->weights, dir));
-    const char *compute = strcmp(s->teacher.compute, "same") ? s->teacher.compute : s->numerics.compute;
+    const char *compute = strcmp(s->teacher.compute, "same")
+                              ? s->teacher.compute
+                              : s->numerics.compute; /* fp8: products of what has codes only */
     TM_TRY(par_agree_all(create(r, dir, compute, false, max_positions, &out->m)));
-    return r->plan ? TM_OK : par_agree_all(load_hub(out->m, dir));
+    if (r->plan) stage_plan_loaded(r, out->m, STAGE_FROM_HUB);
+    if (r->plan) return TM_OK;
+    double begin = clock_seconds();
+    enum status st = par_agree_all(load_hub(out->m, dir));
+    r->spent[STAGE_SPENT_LOAD] += clock_seconds() - begin;
+    return st;
 }
 
 void stage_close_model(struct stage_model *m) { model_destroy(&m->m); }

@@ -21,7 +21,7 @@ struct learn {
     const struct deck_stage *s;
     struct data_set *set;
     struct stage_model student, teacher;
-    struct stage_quant quant;
+    struct stage_quant quant, teacher_quant;
     struct train_pass *pass, *teacher_pass, *eval_pass;
     struct data_set *eval_set; /* of eval_every; NULL: none */
     int64_t eval_rows;
@@ -29,6 +29,9 @@ struct learn {
     double temperature; /* of the kl loss */
     double loss;        /* of the last step; NaN: no step was made */
     int64_t done;       /* steps made */
+    int64_t saved;      /* steps of the last checkpoint */
+    bool wish;          /* for a save, heard during an evaluation */
+    bool owed;          /* the evaluation after the last step was broken off */
 };
 
 /* --- set-up ------------------------------------------------------------------------------------------------------------------ */
@@ -69,6 +72,7 @@ static enum status make_passes(struct learn *l) {
         struct model_shape plain = {.b = s->batch.micro, .t = t};
         struct train_pass_options k = {.name = "teacher",
                                        .model = l->teacher.m,
+                                       .hook = stage_quant_hook(&l->teacher_quant),
                                        .shape = &plain,
                                        .slots = 1,
                                        .invariant = l->r->invariant,
@@ -99,9 +103,10 @@ static enum status weights_changed(void *context) {
     return l->quant.q ? quant_model_apply(l->quant.q) : TM_OK;
 }
 
-/* The first step's gradient as a probe, under the parameters' names. */
+/* Before an update: a checkpoint on its way must have its copy. The first step's gradient as a probe, under the parameters' names. */
 static enum status write_gradients_all(void *context, int64_t step) {
     struct learn *l = context;
+    stage_save_hold(l->r);
     const struct model *m = l->student.m;
     struct probe p = {0};
     enum status st = TM_OK;
@@ -161,7 +166,10 @@ static enum status open_all(struct learn *l, bool with_teacher) {
     if (l->eval_set) t = size_max(t, data_set_seq_length(l->eval_set));
     TM_TRY(stage_open_model_all(l->r, s, true, t, &l->student));
     TM_TRY(stage_open_quant_all(l->r, s, l->student.m, true, &l->quant));
-    if (with_teacher) TM_TRY(stage_open_teacher_all(l->r, s, t, &l->teacher));
+    if (with_teacher) {
+        TM_TRY(stage_open_teacher_all(l->r, s, t, &l->teacher));
+        TM_TRY(stage_open_teacher_quant_all(l->r, s, l->teacher.m, &l->teacher_quant));
+    }
     enum status st = set_losses(l, with_teacher);
     if (st == TM_OK) st = make_passes(l);
     if (st == TM_OK) st = make_stepper(l);
@@ -187,7 +195,7 @@ static enum status state(struct learn *l, struct ckpt_tensor **list, size_t *n) 
     return stage_quant_tensors(l->quant.q, list, &cap, n);
 }
 
-static enum status save_all(struct learn *l, bool finished) {
+static enum status save_all(struct learn *l, bool finished, bool later) {
     struct ckpt_tensor *list;
     size_t n;
     json_t *meta = NULL;
@@ -197,8 +205,10 @@ static enum status save_all(struct learn *l, bool finished) {
     if (st == TM_OK) json_object_set_new(meta, "skipped_in_a_row", json_integer(l->step.skipped_in_a_row));
     if (st == TM_OK) json_object_set_new(meta, "updates", json_integer(l->step.optim.step));
     if (st == TM_OK && isfinite(l->loss)) json_object_set_new(meta, "loss", json_real(l->loss));
+    if (st == TM_OK && l->owed) json_object_set_new(meta, "evaluation_owed", json_true());
     st = par_agree_all(st);
-    if (st == TM_OK) st = stage_save_all(l->r, l->s, l->done, list, n, meta);
+    if (st == TM_OK) st = stage_save_all(l->r, l->s, l->done, list, n, meta, later);
+    l->saved = l->done;
     json_decref(meta);
     mem_free(&list);
     return st;
@@ -218,6 +228,8 @@ static enum status resume_all(struct learn *l) {
     if (st == TM_OK) st = json_get_i64(meta, "skipped", ckpt_path(c), 0, &skipped);
     if (st == TM_OK) st = json_get_i64(meta, "skipped_in_a_row", ckpt_path(c), 0, &in_a_row);
     if (st == TM_OK) st = json_get_f64(meta, "loss", ckpt_path(c), NAN, &l->loss);
+    l->owed = l->eval_pass && json_is_true(json_object_get(meta, "evaluation_owed"));
+    l->saved = l->done;
     st = par_agree_all(st);
     if (st == TM_OK) st = ckpt_load_all(c, l->r->dev, list, (int)n);
     l->step.optim.step = updates;
@@ -233,59 +245,70 @@ static enum status resume_all(struct learn *l) {
 }
 
 /* --- the loop ---------------------------------------------------------------------------------------------------------------- */
-static enum status log_step(struct learn *l, const struct train_result *x, double seconds) {
+static enum status log_step_all(struct learn *l, const struct train_result *x, double seconds) {
     if (l->done % l->s->log_every && l->done != l->s->steps) return TM_OK;
     struct stage_metric m[] = {{"loss", x->loss},           {"nll", x->nll},     {"kl", x->kl},
                                {"grad_norm", x->grad_norm}, {"lr", x->lr},       {"tokens", (double)x->tokens},
                                {"skipped", x->skipped},     {"seconds", seconds}};
-    return stage_metrics(l->r, l->s, l->done, m, (int)(sizeof m / sizeof *m));
+    return par_agree_all(stage_metrics(l->r, l->s, l->done, m, (int)(sizeof m / sizeof *m)));
 }
 
-/* eval_every: quality of the student as it is now, into metrics.jsonl. */
+static enum status poll_all(void *context) {
+    struct learn *l = context;
+    bool save = l->wish || stage_save_due(l->r, l->s);
+    enum status st = stage_poll_all(l->r, &save);
+    l->wish = save;
+    return st;
+}
+
+/* Asked to stop: save unless it is saved. */
+static enum status stop_all(struct learn *l) {
+    if (l->done > l->saved) TM_TRY(save_all(l, false, false));
+    return TM_FAIL(TM_STOPPED, "stage %s stopped after step %lld of %lld; the same command goes on from there",
+                   l->s->name, (long long)l->done, (long long)l->s->steps);
+}
+
+/* eval_every: quality of the student as it is now, into metrics.jsonl. Broken off, it is owed: the next start begins with it. */
 static enum status evaluate_all(struct learn *l) {
     struct train_tally t;
-    TM_TRY(train_eval_all(&(struct train_eval){.pass = l->eval_pass,
-                                               .set = l->eval_set,
-                                               .micro = l->s->batch.micro,
-                                               .samples = l->eval_rows},
-                          &t));
+    l->owed = true;
+    enum status st = train_eval_all(&(struct train_eval){.pass = l->eval_pass,
+                                                         .set = l->eval_set,
+                                                         .micro = l->s->batch.micro,
+                                                         .samples = l->eval_rows,
+                                                         .poll_all = poll_all,
+                                                         .poll_context = l},
+                                    &t);
+    if (st != TM_OK) return st == TM_STOPPED ? stop_all(l) : st;
+    l->owed = false;
     if (t.tokens == 0) return TM_FAIL(TM_ERR_DATA, "data set %s has no token to score", l->s->eval_set->name);
     log_info("step=%lld eval_nll=%.6g eval_kl=%.4g", (long long)l->done, t.nll / t.tokens, t.kl / t.tokens);
     struct stage_metric m[] = {{"eval_nll", t.nll / t.tokens}, {"eval_kl", t.kl / t.tokens}};
-    return stage_metrics(l->r, l->s, l->done, m, l->eval_pass->o.teacher ? 2 : 1);
+    return par_agree_all(stage_metrics(l->r, l->s, l->done, m, l->eval_pass->o.teacher ? 2 : 1));
 }
 
 static enum status steps_all(struct learn *l) {
     const struct deck_stage *s = l->s;
     struct stage_progress progress = {0};
-    double last_save = clock_seconds();
     struct train_result x = {0};
+    if (l->owed) TM_TRY(evaluate_all(l));
     while (l->done < s->steps) {
-        bool save, finished = l->done + 1 == s->steps;
-        enum status stop = stage_poll_all(l->r, &save);
-        if (stop == TM_STOPPED) {
-            TM_TRY(save_all(l, false));
-            return TM_FAIL(TM_STOPPED, "stage %s stopped after step %lld of %lld; the same command goes on from there",
-                           s->name, (long long)l->done, (long long)s->steps);
-        }
+        enum status stop = poll_all(l);
+        if (stop == TM_STOPPED) return stop_all(l);
         TM_TRY(stop);
+        bool due = l->wish || (s->checkpoint.every > 0 && l->done % s->checkpoint.every == 0);
+        if (due && l->done > l->saved) TM_TRY(save_all(l, false, true));
+        l->wish = false;
         double begin = clock_seconds();
         TM_TRY(train_step_all(&l->step, l->done, &x));
         l->done++;
         l->loss = x.loss;
-        TM_TRY(log_step(l, &x, clock_seconds() - begin));
+        TM_TRY(log_step_all(l, &x, clock_seconds() - begin));
         stage_progress(&progress, l->done, s->steps, x.tokens, "loss=%.5g kl=%.4g norm=%.3g lr=%.3g", x.loss, x.kl,
                        x.grad_norm, x.lr);
-        if (l->eval_pass && (l->done % s->eval_every == 0 || finished)) TM_TRY(evaluate_all(l));
-        bool due = s->checkpoint.every > 0 && l->done % s->checkpoint.every == 0;
-        if (s->checkpoint.every_s > 0)
-            TM_TRY(stage_due_all(l->r, clock_seconds() - last_save >= s->checkpoint.every_s, &due));
-        if (!finished && (due || save)) {
-            TM_TRY(save_all(l, false));
-            last_save = clock_seconds();
-        }
+        if (l->eval_pass && (l->done % s->eval_every == 0 || l->done == s->steps)) TM_TRY(evaluate_all(l));
     }
-    TM_TRY(save_all(l, true));
+    TM_TRY(save_all(l, true, false));
     TM_TRY(stage_progress_result(l->r, s, &progress));
     TM_TRY(stage_result(l->r, s, "steps", (double)l->done, "steps"));
     TM_TRY(stage_result(l->r, s, "skipped", (double)l->step.skipped, "steps"));
@@ -307,9 +330,9 @@ static enum status plan_all(struct learn *l) {
                                                    .micro = s->batch.micro,
                                                    .samples = s->batch.micro * dp},
                               &none));
-        stage_plan_rounds(l->r, "", (double)(size_ceil_div(s->steps, s->eval_every) * each) / (double)dp, each / dp);
+        stage_plan_rounds(l->r, "", (double)(size_ceil_div(s->steps, s->eval_every) * each) / (double)dp, 1);
     }
-    return save_all(l, true);
+    return save_all(l, true, true);
 }
 
 enum status stage_learn_all(struct stage_run *r, const struct deck_stage *s, bool with_teacher) {
@@ -318,12 +341,14 @@ enum status stage_learn_all(struct stage_run *r, const struct deck_stage *s, boo
     if (st == TM_OK) st = resume_all(&l);
     if (st == TM_OK) st = par_agree_all(stage_metrics_begin(r, s, l.done));
     if (st == TM_OK) st = r->plan ? plan_all(&l) : steps_all(&l);
+    stage_save_hold(r);
     train_stepper_free(&l.step);
     train_pass_destroy(&l.pass);
     train_pass_destroy(&l.eval_pass);
     train_pass_destroy(&l.teacher_pass);
     stage_close_quant(&l.quant);
     stage_close_model(&l.student);
+    stage_close_quant(&l.teacher_quant);
     stage_close_model(&l.teacher);
     data_set_free(&l.set);
     data_set_free(&l.eval_set);

@@ -12,37 +12,82 @@
 #include "base/mem.h"
 #include "base/size.h"
 #include "ckpt/table.h"
+#include "stage/saved.h"
+#include "stage/trace.h"
 
 /* --- planning ----------------------------------------------------------------------------------------------------------------- */
+/* With the kernels' work space, which a run takes before the stage begins. */
 static void keep_memory(struct stage_plan *p, const struct dev *d) {
     for (p->n = 0; p->n < STAGE_CLASSES && p->n < dev_memory_count(d); p->n++) p->memory[p->n] = dev_memory(d, p->n);
+    if (p->work == 0 || p->n == 0 || p->n == STAGE_CLASSES) return;
+    p->memory[0].high += p->work;
+    p->memory[p->n++] = (struct dev_memory){.what = DEV_WORK, .now = p->work, .high = p->work};
 }
 
-static enum status check_limit(const struct deck_stage *s, const struct dev *d) {
-    double gib = (double)dev_memory(d, 0).high / (1 << 30), most = s->device.memory_gib;
-    if (most == 0 || gib <= most) return TM_OK;
-    return TM_FAIL(TM_ERR_MEMORY, "stage %s needs %.2f GiB on a rank, and device.memory_gib = %g", s->name, gib, most);
+static const struct dev_memory *largest(const struct stage_plan *p) {
+    const struct dev_memory *most = &p->memory[1 % p->n];
+    for (int i = 2; i < p->n; i++)
+        if (p->memory[i].high > most->high) most = &p->memory[i];
+    return most;
+}
+
+static enum status check_limit(const struct stage_run *of, const struct deck_stage *s, const struct stage_plan *p) {
+    const double mib = 1 << 20, gib = 1 << 30, most = s->device.memory_gib;
+    const double need = p->n ? (double)p->memory[0].high : 0;
+    if (most > 0 && need / gib > most)
+        return TM_FAIL(TM_ERR_MEMORY, "stage %s needs %.2f GiB on a rank, and device.memory_gib = %g", s->name,
+                       need / gib, most);
+    if (of->room == 0 || need <= (double)of->room) return TM_OK;
+    return TM_FAIL(
+        TM_ERR_MEMORY,
+        "stage %s needs %.1f MiB on the GPU of rank %d, where it has %.1f MiB; the largest part is %s with %.1f MiB",
+        s->name, need / mib, par_rank(), (double)of->room / mib, largest(p)->what, (double)largest(p)->high / mib);
+}
+
+/* Is the plan one of a GPU? Without a run, for "auto": of what is here. */
+static bool on_gpu(const struct stage_run *of) {
+    int n;
+    if (of->dev) return dev_backend(of->dev) == DEV_CUDA;
+    if (!strcmp(of->deck->device.backend, "auto")) return dev_cuda_devices(&n) == TM_OK;
+    return dev_backend_named(of->deck->device.backend) == DEV_CUDA;
+}
+
+/* What a GPU's libraries hold throughout. */
+static enum status begin_gpu(const struct stage_run *of, struct stage_run *r) {
+    const struct par_grid *g = &r->grid;
+    const bool comms = of->dev ? par_grid_has_comms(&of->grid) : !of->deck->device.share;
+    const int64_t bytes = par_grid_comms_bytes(g->tp, g->dp, g->pp);
+    r->plan->gpu = true;
+    TM_TRY(dev_account_libraries(r->dev, of->invariant));
+    return comms && bytes ? dev_account(r->dev, PAR_COMMS, (size_t)bytes) : TM_OK;
 }
 
 /* r becomes the planned run as the rank at `place`. */
 static enum status begin(const struct stage_run *of, const struct deck_stage *s, const struct par_grid *place,
                          struct stage_plan *out, struct stage_run *r) {
     *out = (struct stage_plan){.known = s->kind != DECK_KIND_convert};
-    *r = (struct stage_run){.o = of->o, .deck = of->deck, .invariant = of->invariant, .plan = out, .lock = -1};
+    *r = (struct stage_run){
+        .o = of->o, .deck = of->deck, .invariant = of->invariant, .plan = out, .trace = of->trace, .lock = -1};
     r->grid = *place;
     r->grid.world = r->grid.tp_group = r->grid.dp_group = r->grid.pp_group = r->grid.model_group = NULL;
     mem_high_reset();
     out->host = mem_bytes();
     fault_suspend(true);
     log_hold(true); /* the run will say it */
-    return dev_open(&(struct dev_options){.backend = DEV_PLAN, .threads = 1, .invariant = of->invariant}, &r->dev);
+    TM_TRY(dev_open(&(struct dev_options){.backend = DEV_PLAN, .threads = 1, .invariant = of->invariant}, &r->dev));
+    if (on_gpu(of)) TM_TRY(begin_gpu(of, r));
+    return r->trace ? trace_begin(r->trace, r->dev, &r->grid) : TM_OK;
 }
 
 static enum status finish(struct stage_run *r, const struct deck_stage *s, enum status st) {
     log_hold(false);
     fault_suspend(false);
     r->plan->host = mem_high_water() - r->plan->host;
+    if (r->dev && r->plan->gpu) r->plan->work = dev_work(r->dev);
     if (r->dev) keep_memory(r->plan, r->dev);
+    if (r->trace) trace_span_end(r->trace, 1, false);
+    if (r->trace && st == TM_OK) st = r->trace->status;
+    par_grid_destroy(&r->grid);
     dev_close(&r->dev);
     return st == TM_OK ? st : status_context(st, "plan of stage %s: ", s->name);
 }
@@ -59,12 +104,23 @@ enum status stage_plan_all(const struct stage_run *of, const struct deck_stage *
     struct stage_run r;
     enum status st = par_agree_all(begin(of, s, &of->grid, out, &r));
     if (st == TM_OK && out->known) st = par_agree_all(stage_function(s->kind)(&r, s));
-    if (st == TM_OK) st = par_agree_all(check_limit(s, r.dev));
-    return finish(&r, s, st);
+    st = finish(&r, s, st);
+    return st == TM_OK ? par_agree_all(check_limit(of, s, out)) : st;
+}
+
+enum status stage_plan_check_all(struct stage_run *r) {
+    for (int i = 0; r->room && i < r->deck->stages.n; i++) {
+        struct stage_plan p;
+        if (stage_is_finished(r, &r->deck->stages.v[i])) continue;
+        const enum status st = stage_plan_all(r, &r->deck->stages.v[i], &p);
+        if (st == TM_ERR_MEMORY) return st; /* others: an earlier stage may make what it lacks */
+    }
+    return TM_OK;
 }
 
 void stage_plan_begin(struct stage_run *r) {
     if (r->plan) dev_counters_reset(r->dev);
+    if (r->trace) trace_span_end(r->trace, 1, false);
 }
 
 void stage_plan_rounds(struct stage_run *r, const char *round, double rounds, int64_t fill) {
@@ -75,6 +131,7 @@ void stage_plan_rounds(struct stage_run *r, const char *round, double rounds, in
     p->flops += flops * rounds;
     p->flops_busiest += flops * ceil(rounds);
     dev_counters_reset(r->dev);
+    if (r->trace) trace_span_end(r->trace, ceil(rounds), true);
     if (p->round) return; /* a second loop */
     p->round = round;
     p->rounds = rounds;
@@ -95,18 +152,38 @@ void stage_plan_model(struct stage_run *r, const struct model *m) {
         }
 }
 
-enum status stage_plan_saved(struct stage_run *r, const struct ckpt_tensor *list, size_t n) {
+static double elements(const struct model *m, bool whole) {
+    double n = 0;
+    for (int i = 0; i < m->n_params; i++) {
+        struct tensor_box all = tensor_box_whole(m->param[i].desc.rank, m->param[i].desc.shape);
+        n += (double)tensor_box_elems(whole ? &all : &m->param[i].desc.box);
+    }
+    return n;
+}
+
+void stage_plan_loaded(struct stage_run *r, const struct model *m, enum stage_source from) {
+    r->plan->loaded[from] += elements(m, false);
+    r->plan->loads++;
+}
+
+enum status stage_plan_saved(struct stage_run *r, const struct ckpt_tensor *list, size_t n, bool background) {
     for (size_t i = 0; i < n; i++) {
         struct tensor_box whole = tensor_box_whole(list[i].desc.rank, list[i].desc.shape);
         r->plan->saved_bytes += tensor_box_elems(&whole) * (int64_t)dtype_bytes(list[i].desc.dtype);
+        if (tensor_box_elems(&list[i].desc.box) > 0 && r->plan->saved_files < r->grid.dp) r->plan->saved_files++;
     }
-    char *block; /* through which the data goes */
+    r->plan->saved_file = ckpt_share_bytes(list, (int)n, r->grid.dp);
+    char *block, *copy = NULL; /* through which the data goes; what is written while training goes on */
     TM_TRY(mem_alloc(&block, 1, CKPT_BLOCK));
+    enum status st = TM_OK;
+    if (background) st = mem_alloc(&copy, (size_t)r->plan->saved_file, 1);
+    mem_free(&copy);
     mem_free(&block);
-    return TM_OK;
+    return st;
 }
 
-enum status stage_plan_exported(struct stage_run *r, const struct hub_plan *plan) {
+enum status stage_plan_exported(struct stage_run *r, const struct model *m, const struct hub_plan *plan) {
+    r->plan->elements = elements(m, true);
     for (int i = 0; i < plan->files_n; i++) r->plan->export_bytes += plan->files[i].bytes;
     r->plan->export_files = plan->files_n;
     return TM_OK;
@@ -221,10 +298,24 @@ static void report_process(const struct told *all, int ranks) {
     if (ranks > 1) log_info("memory process used=%.1f MiB on the smallest rank", (double)low / mib);
 }
 
-static enum status report(const struct told *all, int ranks, bool known) {
+/* The same for the report. */
+static void keep_rows(struct stage_run *r, const struct told *t, bool known) {
+    json_t *list = json_array();
+    for (int i = 0; i < t->n; i++) {
+        const struct row *x = &t->row[i];
+        if (!x->planned && !x->used) continue;
+        json_t *row = json_pack("{s:s, s:I}", "class", x->what, "used", (json_int_t)x->used);
+        if (known) json_object_set_new(row, "planned", json_integer(x->planned));
+        json_array_append_new(list, row);
+    }
+    json_object_set_new(json_object_get(r->usage, "memory"), r->now->name, list);
+}
+
+static enum status report(struct stage_run *r, const struct told *all, int ranks, bool known) {
     struct told most = {0};
     struct str planned = {0}, used = {0};
     merge(all, ranks, known, &most);
+    keep_rows(r, &most, known);
     enum status st = print_rows(&most, false, &planned);
     if (st == TM_OK) st = print_rows(&most, true, &used);
     if (st == TM_OK && known) log_info("memory planned:%s bytes on the largest rank", planned.p ? planned.p : "");
@@ -242,7 +333,7 @@ enum status stage_memory_all(struct stage_run *r, const struct stage_plan *plann
     enum status st = par_rank() == 0 ? mem_alloc(&all, (size_t)par_size(), sizeof *all) : TM_OK;
     TM_TRY(par_agree_all(st));
     st = par_gather_bytes(r->grid.world, &mine, sizeof mine, all, 0);
-    if (st == TM_OK && par_rank() == 0) st = report(all, par_size(), planned->known);
+    if (st == TM_OK && par_rank() == 0) st = report(r, all, par_size(), planned->known);
     mem_free(&all);
     return st;
 }

@@ -7,6 +7,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "base/stop.h"
 #include "hub/export.h"
 
 enum status probe_add(struct probe *p, struct dev *dev, const struct tensor_desc *desc, dptr data) {
@@ -34,6 +35,7 @@ static enum status produce_all(void *context, int tensor, int64_t row0, int64_t 
         want.lo[0] = row0;
         want.hi[0] = row0 + rows;
     }
+    TM_TRY(par_agree_all(stop_check("probe")));
     return par_boxes_fetch_all(c->boxes, tensor, &want, root, out);
 }
 

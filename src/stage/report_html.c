@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/version.h"
+#include "stage/report_run.h"
 #include "stage/report_svg.h"
 #include "stage/report_table.h"
 
@@ -21,32 +22,6 @@ static void element(struct report_out *o, const char *tag, const char *text) {
 }
 
 /* --- head --------------------------------------------------------------------------------------------------------------------- */
-/* A word as a shell would take it. */
-static void shell_word(struct report_out *o, const char *word) {
-    bool plain = *word && strspn(word, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=./,:@%") ==
-                              strlen(word);
-    report_printf(o, plain ? " " : " '");
-    for (; *word; word++) {
-        char c[2] = {*word, 0};
-        if (*word == '\'')
-            report_escaped(o, "'\\''");
-        else
-            report_escaped(o, c);
-    }
-    if (!plain) report_printf(o, "'");
-}
-
-static void command(const struct stage_options *c, struct report_out *o) {
-    report_printf(o, "<p class=\"meta\"><code>temper");
-    shell_word(o, c->deck_path ? c->deck_path : "");
-    for (int i = 0; i < c->n_sets; i++) {
-        report_printf(o, " --set");
-        shell_word(o, c->sets[i]);
-    }
-    if (c->sweep_point >= 0) report_printf(o, " --sweep-point %lld", (long long)c->sweep_point);
-    report_printf(o, "</code></p>\n");
-}
-
 static void head(const struct report_page *p, struct report_out *o) {
     const struct stage_run *r = p->r;
     const char *title = *r->deck->run.title ? r->deck->run.title : r->deck->run.dir;
@@ -64,7 +39,6 @@ static void head(const struct report_page *p, struct report_out *o) {
     if (r->dev) report_printf(o, " · ");
     if (r->dev) report_escaped(o, dev_describe(r->dev));
     report_printf(o, "</p>\n");
-    command(&r->o, o);
     report_printf(o, "</header>\n");
 }
 
@@ -310,10 +284,13 @@ static void tables(const struct stage_run *r, struct report_out *o) {
 void report_html(const struct report_page *p, struct report_out *o) {
     head(p, o);
     quality(p, o);
+    report_quant(p->r, o);
     for (int i = 0; i < p->r->deck->stages.n; i++) curves_of(p->curves, &p->r->deck->stages.v[i], o);
     stages(p->r, o);
     tables(p->r, o);
-    report_printf(o, "<section><h2>Deck</h2>\n<details><summary>the effective deck, every key</summary><pre>");
-    report_escaped(o, p->r->deck_text.p ? p->r->deck_text.p : "");
-    report_printf(o, "</pre></details></section>\n</body></html>\n");
+    report_memory(p->r, o);
+    report_profile(p->r, o);
+    report_starts(p->starts, o);
+    report_again(p->r, o);
+    report_printf(o, "</body></html>\n");
 }

@@ -1,6 +1,7 @@
 /* report.html: one file with everything in it, for a browser of any size, light or dark. */
 #pragma once
 
+#include "stage/history.h"
 #include "stage/report_data.h"
 #include "stage/report_out.h"
 
@@ -9,6 +10,7 @@ struct report_page {
     const struct report_rows *rows;
     const struct report_recovery *recovery;
     const struct report_curves *curves;
+    const struct starts *starts;
     const char *date; /* "2026-11-21 12:05 +0100" */
     const char *host;
 };

@@ -37,9 +37,11 @@ static const char *entity(unsigned char c) {
     }
 }
 
-void report_escaped(struct report_out *o, const char *text) {
-    const char *plain = text;
-    for (; *text; text++) {
+void report_escaped(struct report_out *o, const char *text) { report_escaped_n(o, text, strlen(text)); }
+
+void report_escaped_n(struct report_out *o, const char *text, size_t n) {
+    const char *plain = text, *end = text + n;
+    for (; text < end; text++) {
         const char *e = entity((unsigned char)*text);
         if (!e) continue;
         if (o->st == TM_OK) o->st = str_append(&o->text, plain, (size_t)(text - plain));

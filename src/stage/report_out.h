@@ -11,3 +11,4 @@ struct report_out { /* zero-initialise; free text with str_free */
 void report_printf(struct report_out *o, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Any bytes as HTML text or as a quoted attribute: & < > " ' become entities, control characters (but newline and tab) U+FFFD. */
 void report_escaped(struct report_out *o, const char *text);
+void report_escaped_n(struct report_out *o, const char *text, size_t n); /* the first n bytes, none of them 0 */

@@ -9,25 +9,30 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/stop.h"
 #include "base/version.h"
 #include "ckpt/ckpt.h"
 #include "hub/pretty.h"
 #include "stage/device.h"
+#include "stage/history.h"
 #include "stage/plan.h"
 #include "stage/profile.h"
 #include "stage/report.h"
 #include "stage/saved.h"
+#include "stage/shared.h"
 
 /* --- the deck: read and resolved by rank 0, its effective text parsed by everyone -------------------------------------------- */
-static enum status read_deck(const struct stage_options *o, struct str *text) {
+static enum status read_deck(const struct stage_run *r, struct str *text) {
+    const struct stage_options *o = &r->o;
     struct str report = {0};
     struct deck *d = NULL;
     enum status st = o->sweep_point >= 0
-                         ? deck_load_point(o->deck_path, o->sets, o->n_sets, o->sweep_point, &report, &d)
+                         ? deck_load_shared(o->deck_path, o->sets, o->n_sets, o->sweep_point, r->level, &report, &d)
                          : deck_load(o->deck_path, o->sets, o->n_sets, &report, &d);
     if (report.len) fprintf(stderr, "%s", report.p);
     if (st == TM_OK && deck_sweep_count(d) > 1)
-        st = TM_FAIL(TM_ERR_DECK, "%s is a sweep of %lld points: choose one with --sweep-point I (from 0)",
+        st = TM_FAIL(TM_ERR_DECK,
+                     "%s is a sweep of %lld points: choose one with --sweep-point I (from 0), or --sweep-run",
                      o->deck_path, (long long)deck_sweep_count(d));
     if (st == TM_OK) st = deck_echo(d, text);
     deck_free(&d);
@@ -38,7 +43,7 @@ static enum status read_deck(const struct stage_options *o, struct str *text) {
 static enum status share_deck_all(struct stage_run *r) {
     struct str *text = &r->deck_text;
     struct par_group *world = r->grid.world;
-    enum status st = par_rank() == 0 ? read_deck(&r->o, text) : TM_OK;
+    enum status st = par_rank() == 0 ? read_deck(r, text) : TM_OK;
     TM_TRY(par_agree_all(st));
     int64_t n = (int64_t)text->len;
     TM_TRY(par_bcast(world, &n, sizeof n, 0));
@@ -65,7 +70,6 @@ enum status stage_check_deck(const struct deck *d) {
                     {s->grid.pp_layout.n > 0, "grid.pp_layout"},
                     {s->teacher.ranks > 0 || s->teacher.grid.tp > 0 || s->teacher.grid.pp > 0 || s->teacher.grid.cp > 0,
                      "a grid of the teacher's own"},
-                    {s->checkpoint.background, "checkpoint.background"},
                     {s->numerics.tp_segments != PAR_TP_SEGMENTS, "numerics.tp_segments other than 8"}};
         for (size_t k = 0; k < sizeof rows / sizeof *rows; k++)
             if (rows[k].on)
@@ -106,14 +110,24 @@ static void set_log_level(const char *word) {
         if (!strcmp(word, words[i])) log_set_level((enum log_level)i);
 }
 
-static enum status lock_run_dir(struct stage_run *r) {
+static enum status begin_results(struct stage_run *r) {
     if (par_rank() != 0) return TM_OK;
-    TM_TRY(ckpt_lock_run(r->deck->run.dir, &r->lock));
     r->results = json_object();
     json_object_set_new(r->results, "schema", json_integer(1));
     json_object_set_new(r->results, "version", json_string(version_string()));
     json_object_set_new(r->results, "stages", json_object());
-    return r->results ? TM_OK : TM_FAIL(TM_ERR_MEMORY, "out of memory");
+    r->usage = json_pack("{s:{}}", "memory");
+    return r->results && r->usage ? TM_OK : TM_FAIL(TM_ERR_MEMORY, "out of memory");
+}
+
+/* The run directory for this process alone. *made: what the points of a sweep share is there already. */
+static enum status lock_all(struct stage_run *r, bool *made) {
+    *made = false;
+    if (r->level >= 0)
+        TM_TRY(stage_shared_lock_all(r, made));
+    else
+        TM_TRY(par_agree_all(par_rank() == 0 ? ckpt_lock_run(r->deck->run.dir, &r->lock) : TM_OK));
+    return par_agree_all(begin_results(r));
 }
 
 /* --- stages ----------------------------------------------------------------------------------------------------------------- */
@@ -126,10 +140,24 @@ stage_fn stage_function(enum deck_kind kind) {
     return functions[kind];
 }
 
+/* A checkpoint on its way ends with its stage, also when that ends in an error: then it is what the next start goes on from. */
+static enum status run_stage_all(struct stage_run *r, const struct deck_stage *s) {
+    char keep[2048];
+    r->saves = (struct stage_saves){.last = clock_seconds(), .seconds = r->saves.seconds};
+    r->polled = r->round = 0;
+    enum status st = par_agree_all(stage_function(s->kind)(r, s));
+    snprintf(keep, sizeof keep, "%s", status_message());
+    enum status saved = stage_save_end_all(r);
+    if (st == TM_OK || st == TM_STOPPED) st = saved == TM_OK ? st : saved;
+    if (st != saved) status_set_message(keep);
+    return st;
+}
+
 static enum status run_stages_all(struct stage_run *r) {
+    TM_TRY(stage_plan_check_all(r));
     for (int i = 0; i < r->deck->stages.n; i++) {
         const struct deck_stage *s = &r->deck->stages.v[i];
-        bool save;
+        bool save = false;
         r->now = s;
         log_set_stage(s->name);
         par_note(s->name, 0, "start");
@@ -139,10 +167,14 @@ static enum status run_stages_all(struct stage_run *r) {
             continue;
         }
         struct stage_plan planned;
+        stage_profile_pause(r, true);
         TM_TRY(stage_plan_all(r, s, &planned));
+        stage_profile_pause(r, false);
+        TM_TRY(par_agree_all(dev_reserve(r->dev, planned.work, NULL)));
+        par_phase("start");
         dev_memory_reset(r->dev);
         double begin = clock_seconds();
-        TM_TRY(par_agree_all(stage_function(s->kind)(r, s)));
+        TM_TRY(run_stage_all(r, s));
         TM_TRY(stage_memory_all(r, &planned));
         TM_TRY(stage_result(r, s, "seconds", clock_seconds() - begin, "s"));
         TM_TRY(par_agree_all(stage_note_finished(r, s)));
@@ -154,35 +186,59 @@ static enum status run_stages_all(struct stage_run *r) {
 }
 
 static enum status run_all(struct stage_run *r) {
+    bool made;
     TM_TRY(par_grid_create_all(1, 1, 1, &r->grid));
     TM_TRY(share_deck_all(r));
     TM_TRY(stage_check_deck(r->deck));
     set_log_level(r->deck->run.log);
     TM_TRY(make_grid_all(r));
-    TM_TRY(par_agree_all(lock_run_dir(r)));
+    TM_TRY(lock_all(r, &made));
+    if (made) return TM_OK;
     TM_TRY(stage_history_all(r));
+    stage_stop_begin(r);
     TM_TRY(par_agree_all(stage_device_open(r)));
     TM_TRY(par_watchdog_start(r->deck->limits.deadline_s));
     TM_TRY(stage_device_join_all(r));
+    TM_TRY(stage_profile_begin_all(r));
     log_info("temper %s ranks=%d tp=%d pp=%d dp=%d grid_invariant=%s run=%s", version_string(), par_size(), r->grid.tp,
              r->grid.pp, r->grid.dp, r->invariant ? "yes" : "no", r->deck->run.dir);
     TM_TRY(run_stages_all(r));
-    return r->o.profile ? stage_profile_all(r) : TM_OK;
+    return stage_profile_end_all(r);
 }
 
-enum status stage_run_deck_all(const struct stage_options *o) {
-    struct stage_run r = {.o = *o, .lock = -1, .start = clock_seconds()};
-    stage_catch_signals();
+/* What a level leaves to the one above it. */
+static enum status leave_below(const struct stage_run *r, struct stage_below *below) {
+    below->stages = r->deck->stages.n;
+    return str_copy(below->dir, sizeof below->dir, r->deck->run.dir);
+}
+
+enum status stage_run_level_all(const struct stage_options *o, int level, double start, struct stage_below *below) {
+    struct stage_run r = {.o = *o, .level = level, .below = *below, .lock = -1, .start = start};
+    if (level >= 0) r.o.resume = "auto"; /* others may be reading it */
     enum status st = run_all(&r);
+    if (level < 0) stop_ignore_signals();
+    stage_stop_end(&r);
+    if (st == TM_OK) st = leave_below(&r, below);
+    if (r.begun)
+        stage_history_end(&r, st);
+    else if (r.lock >= 0)
+        (void)stage_note_end(r.deck->run.dir, st);
+    stage_profile_free(&r);
     par_watchdog_stop();
     par_grid_destroy(&r.grid);
     dev_close(&r.dev);
     json_decref(r.results);
+    json_decref(r.usage);
     json_decref(r.finished);
     ckpt_unlock_run(&r.lock);
     deck_free(&r.deck);
     str_free(&r.deck_text);
     return st;
+}
+
+enum status stage_run_deck_all(const struct stage_options *o) {
+    struct stage_below none = {.stages = 0};
+    return o->sweep_point >= 0 ? stage_run_point_all(o) : stage_run_level_all(o, -1, clock_seconds(), &none);
 }
 
 /* --- results ------------------------------------------------------------------------------------------------------------------ */
@@ -200,6 +256,7 @@ enum status stage_result(struct stage_run *r, const struct deck_stage *s, const 
                          const char *unit) {
     if (par_rank() != 0 || r->plan) return TM_OK;
     json_object_set_new(stage_results_of(r, s), name, json_real(value));
+    if (r->quiet) return TM_OK;
     printf("%s.%s = %.9g%s%s\n", s->name, name, value, *unit ? " " : "", unit);
     fflush(stdout);
     return TM_OK;
@@ -208,6 +265,7 @@ enum status stage_result(struct stage_run *r, const struct deck_stage *s, const 
 enum status stage_result_text(struct stage_run *r, const struct deck_stage *s, const char *name, const char *value) {
     if (par_rank() != 0 || r->plan) return TM_OK;
     json_object_set_new(stage_results_of(r, s), name, json_string(value));
+    if (r->quiet) return TM_OK;
     printf("%s.%s = %s\n", s->name, name, value);
     fflush(stdout);
     return TM_OK;

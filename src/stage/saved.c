@@ -5,13 +5,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/str.h"
 #include "base/version.h"
 #include "stage/fingerprint.h"
+#include "stage/history.h"
 #include "stage/plan.h"
+#include "stage/shared.h"
 
 enum status stage_meta(const struct quant_model *q, int64_t done, bool finished, json_t **out) {
     json_t *formats = NULL;
@@ -24,11 +27,53 @@ enum status stage_meta(const struct quant_model *q, int64_t done, bool finished,
     return TM_OK;
 }
 
+/* Learn from a save that is done: what it cost, and so how often to save. */
+static void measure(struct stage_run *r, const struct ckpt_saved *x) {
+    struct stage_saves *v = &r->saves;
+    double mtbf = 3600 * r->now->checkpoint.mtbf_h;
+    bool first = v->interval == 0;
+    log_info("checkpoint step=%lld bytes=%lld seconds=%.3f path=%s stalled=%.3f", (long long)x->step,
+             (long long)x->bytes, x->seconds, x->path, x->stalled);
+    r->spent[STAGE_SPENT_SAVE] += x->stalled;
+    v->cost = x->stalled > 1e-6 ? x->stalled : 1e-6;
+    if (x->seconds > v->seconds) v->seconds = x->seconds;
+    stage_stop_renew(r);
+    if (mtbf <= 0) return;
+    v->interval = ckpt_interval(v->cost, mtbf);
+    if (v->interval < x->seconds - x->stalled) v->interval = x->seconds - x->stalled; /* one at a time */
+    if (first)
+        log_info("a save every %.1f s: one costs %.3f s, checkpoint.mtbf_h = %g (Daly 2006)", v->interval, v->cost,
+                 r->now->checkpoint.mtbf_h);
+}
+
+bool stage_save_due(const struct stage_run *r, const struct deck_stage *s) {
+    double since = clock_seconds() - r->saves.last, by_failures = s->checkpoint.mtbf_h > 0 ? r->saves.interval : -1;
+    if (r->plan || r->saves.writer) return false;
+    return (s->checkpoint.every_s > 0 && since >= s->checkpoint.every_s) || (by_failures >= 0 && since >= by_failures);
+}
+
+void stage_save_hold(const struct stage_run *r) { ckpt_background_hold(r->saves.writer); }
+
+enum status stage_save_advance_all(struct stage_run *r) {
+    struct ckpt_saved info = {0};
+    TM_TRY(ckpt_background_advance_all(&r->saves.writer, &info));
+    if (info.path[0]) measure(r, &info);
+    return TM_OK;
+}
+
+enum status stage_save_end_all(struct stage_run *r) {
+    while (r->saves.writer) TM_TRY(stage_save_advance_all(r));
+    return TM_OK;
+}
+
 enum status stage_save_all(struct stage_run *r, const struct deck_stage *s, int64_t done,
-                           const struct ckpt_tensor *list, size_t n, const json_t *meta) {
+                           const struct ckpt_tensor *list, size_t n, const json_t *meta, bool later) {
     char dir[4096];
     struct ckpt_saved info;
-    if (r->plan) return stage_plan_saved(r, list, n);
+    later = later && s->checkpoint.background;
+    if (r->plan) return stage_plan_saved(r, list, n, later);
+    TM_TRY(stage_save_end_all(r)); /* one at a time */
+    r->saves.last = clock_seconds();
     TM_TRY(stage_ckpt_dir(s, dir, sizeof dir));
     struct ckpt_save_args a = {.run_dir = s->run.dir,
                                .dir = dir,
@@ -40,11 +85,12 @@ enum status stage_save_all(struct stage_run *r, const struct deck_stage *s, int6
                                .deck_text = r->deck_text.p,
                                .code = version_string(),
                                .grid = &r->grid,
-                               .keep = (int)s->checkpoint.keep};
-    par_note(s->name, done, "checkpoint");
+                               .keep = (int)s->checkpoint.keep,
+                               .writers = (int)s->checkpoint.writers,
+                               .verify = s->checkpoint.verify};
+    if (later) return ckpt_background_begin_all(&a, &r->saves.writer);
     TM_TRY(ckpt_save_all(&a, &info));
-    log_info("checkpoint step=%lld bytes=%lld seconds=%.3f path=%s", (long long)done, (long long)info.bytes,
-             info.seconds, info.path);
+    measure(r, &info);
     return TM_OK;
 }
 
@@ -56,13 +102,6 @@ enum status stage_resume_all(struct stage_run *r, const struct deck_stage *s, st
     TM_TRY(stage_ckpt_dir(s, dir, sizeof dir));
     TM_TRY(ckpt_find_latest_all(dir, r->grid.world, path, sizeof path, &step));
     return step < 0 ? TM_OK : ckpt_open_all(path, r->grid.world, out);
-}
-
-enum status stage_due_all(struct stage_run *r, bool mine, bool *out) {
-    int64_t any = mine || *out;
-    TM_TRY(par_reduce_i64(r->grid.world, &any, 1, PAR_MAX));
-    *out = any != 0;
-    return TM_OK;
 }
 
 /* --- history ------------------------------------------------------------------------------------------------------------------ */
@@ -123,26 +162,17 @@ static enum status read_finished(struct stage_run *r, const json_t *fingerprint)
     for (size_t i = 0; i < json_array_size(lines); i++) {
         const json_t *line = json_array_get(lines, i);
         const char *name = json_string_value(json_object_get(line, "finished"));
+        double seconds = json_number_value(json_object_get(line, "seconds")); /* of a checkpoint */
+        if (seconds > r->saves.seconds) r->saves.seconds = seconds;
         if (name) json_object_set(r->finished, name, json_object_get(line, "results"));
     }
     json_decref(lines);
     return st;
 }
 
-static enum status note_start(struct stage_run *r, const json_t *fingerprint) {
-    json_t *line = json_object();
-    json_object_set_new(line, "start", json_string(version_string()));
-    json_object_set_new(line, "ranks", json_integer(par_size()));
-    json_object_set_new(line, "grid",
-                        json_pack("{s:i, s:i, s:i}", "tp", r->grid.tp, "pp", r->grid.pp, "dp", r->grid.dp));
-    json_object_set(line, "fingerprint", (json_t *)fingerprint);
-    enum status st = ckpt_ledger_append(r->deck->run.dir, line);
-    json_decref(line);
-    return st;
-}
-
 static enum status forget(const char *dir) {
-    static const char *const names[] = {"ckpt", "ledger.jsonl", "metrics.jsonl", "results.json", "report.html"};
+    static const char *const names[] = {"ckpt",        "ledger.jsonl", "metrics.jsonl", "results.json",
+                                        "report.html", "usage.json",   "trace.json"};
     char path[4096];
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         TM_TRY(str_path(path, sizeof path, dir, names[i]));
@@ -166,7 +196,9 @@ static enum status read_history(struct stage_run *r) {
         mem_free(&old);
         if (st == TM_OK) st = read_finished(r, fingerprint);
     }
-    if (st == TM_OK) st = note_start(r, fingerprint);
+    if (st == TM_OK) st = stage_shared_adopt(r);
+    if (st == TM_OK) stage_history_usage(r);
+    if (st == TM_OK) st = stage_history_start(r, fingerprint);
     json_decref(fingerprint);
     return st == TM_OK ? file_write(path, r->deck_text.p, r->deck_text.len) : st;
 }

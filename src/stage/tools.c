@@ -1,6 +1,8 @@
 /* --list and --hash. */
 #include "stage/tools.h"
 
+#include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/file.h"
@@ -16,6 +18,43 @@ static enum status list_status(struct str *out) {
 #define ST(name, code, text) TM_TRY(str_printf(out, "%3d  %-16s %s\n", code, #name, text));
 #include "base/status.def"
 #undef ST
+    return TM_OK;
+}
+
+/* A formula without what only the compiler wants: "2.0 * a->m * ops_gemm_k(a)" is 2 m k. */
+static const char *plain(const char *formula, char *out, size_t size) {
+    static const char *const drop[] = {"ops_gemm_", "(a)", "a->", ".0", "* "};
+    size_t n = 0;
+    while (*formula && n + 1 < size) {
+        size_t skip = 0;
+        for (size_t i = 0; i < sizeof drop / sizeof *drop && !skip; i++)
+            if (!strncmp(formula, drop[i], strlen(drop[i]))) skip = strlen(drop[i]);
+        if (!skip) out[n++] = *formula;
+        formula += skip ? skip : 1;
+    }
+    out[n] = 0;
+    return out;
+}
+
+static const char *bound_text(double bound, char out[16]) {
+    snprintf(out, 16, "%.0e", bound);
+    return bound < 0 ? "-" : bound > 0 ? out : "bits";
+}
+
+/* What a kernel takes at least on an H200, by its data sheet: bytes at 4.8 TB/s or FLOPs at 989 TFLOP/s (bf16, dense). */
+static enum status list_ops(struct str *out) {
+    const double bandwidth = 4.8e12, rate = 989e12;
+    char flops[128], bytes[128], b[16], c[16];
+    TM_TRY(str_printf(
+        out, "NMSE of cuda against the host in fp32 and in bf16; FLOPs; bytes; an H200's least time for the shape of a "
+             "layer of an 8B model\n"));
+    for (int i = 0; i < dev_op_count(); i++) {
+        const struct dev_op o = dev_op(i);
+        TM_TRY(str_printf(out, "%-11s  %4s %5s  %-26s  %-34s  %7.1f us: %-38s  %s\n", o.name, bound_text(o.bound, b),
+                          bound_text(o.bound_bf16, c), plain(o.flops, flops, sizeof flops),
+                          plain(o.bytes, bytes, sizeof bytes),
+                          1e6 * fmax(o.cost.bytes / bandwidth, o.cost.flops / rate), o.shape, o.doc));
+    }
     return TM_OK;
 }
 
@@ -36,7 +75,7 @@ enum status stage_list(const char *what, struct str *out) {
         for (int i = 0; i < DECK_KINDS; i++)
             TM_TRY(str_printf(out, "%-10s %s\n", deck_kind_name((enum deck_kind)i), deck_kind_doc((enum deck_kind)i)));
     } else if (!strcmp(what, "ops")) {
-        for (int i = 0; i < dev_op_count(); i++) TM_TRY(str_printf(out, "%s\n", dev_op_name(i)));
+        TM_TRY(list_ops(out));
     } else {
         return TM_FAIL(TM_ERR_DECK, "--list %s: expected formats, families, stages, ops or status", what);
     }
@@ -73,6 +112,11 @@ enum status stage_hash(const char *path, struct str *out) {
     struct ckpt *c;
     int64_t step = 0;
     uint64_t sum = 0;
+    if (str_glob("*.h5", path) && !file_is_dir(path))
+        return TM_FAIL(TM_ERR_DECK,
+                       "--hash %s: a file of a checkpoint has no content of its own: give its folder (--inspect "
+                       "verifies the file)",
+                       path);
     TM_TRY(str_path(manifest, sizeof manifest, path, "MANIFEST.json"));
     TM_TRY(str_copy(step_dir, sizeof step_dir, path));
     if (file_is_dir(path) && !file_exists(manifest)) TM_TRY(ckpt_find_latest(path, step_dir, sizeof step_dir, &step));

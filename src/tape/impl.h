@@ -26,6 +26,12 @@ struct tape_kind {
     bool once;          /* not repeated by recomputation (has side effects: observers, losses) */
 };
 
+/* The blocks of an activation, as this rank sees them, and whether their maxima are agreed upon over the tensor group. */
+struct tape_blocks {
+    struct block_grid grid;
+    bool agreed;
+};
+
 struct tape_op {
     const struct tape_kind *kind;
     int n_in, n_out, segment;
@@ -50,8 +56,7 @@ struct tape_op {
         struct {
             int kind;
             dptr amax;
-            struct block_grid grid;
-            bool agreed; /* block maxima are taken over the tensor group */
+            struct tape_blocks blocks;
         } quant;
         struct tape_head head;
     } u;
@@ -106,6 +111,18 @@ enum status tape_op_add(struct tape *t, const struct tape_op *op);
 dptr tape_at(struct tape *t, const struct tape_op *op, tape_val v);
 dptr tape_grad_at(struct tape *t, const struct tape_op *op, tape_val v);
 dptr tape_scratch_at(struct tape *t);
+/* The blocks of an x [N, cols]. */
+struct tape_blocks tape_blocks_of(const struct tape *t, int64_t cols, const struct tape_quantizer *q);
+/* Where blocks are agreed upon: their maxima [N, grid.ld] of x [N, cols] over the tensor group, at `maxima`. Collective over it. */
+enum status tape_agree_maxima(struct tape *t, const struct tape_blocks *b, dptr x, int64_t cols, dptr maxima);
+
+/* fp8.c: forward products by codes. Bytes of scratch for an input of `cols` columns; quantize it there, once for all weights that read it
+ * (collective over the tensor group); then y [N, w->rows] = x w' + bias by segments of k. */
+size_t tape_fp8_scratch(const struct tape *t, int64_t cols, const struct tape_fp8 *f);
+enum status tape_fp8_input(struct tape *t, dptr x, int64_t cols, const struct tape_fp8 *f, struct fp8_factor *out);
+enum status tape_fp8_product(struct tape *t, const struct fp8_factor *x, const struct tape_weight *w, int segments,
+                             const int64_t *k, dptr bias, dptr y);
+
 /* The buffer of v as read or written by op in a mode. */
 int tape_buffer_of(const struct tape *t, const struct tape_op *op, tape_val v, enum tape_mode mode);
 enum status tape_plan(struct tape *t);

@@ -1,4 +1,4 @@
-/* Norms, rotary embedding, attention, activation, residual, and the quantizers' operations. */
+/* Norms, rotary embedding, attention, activation and residual. */
 #include "base/size.h"
 #include "tape/impl.h"
 
@@ -271,66 +271,5 @@ enum status tape_add(struct tape *t, tape_val x, tape_val delta, tape_val *y) {
     struct tape_op op = {.kind = &add_kind, .n_in = 2, .in = {x, delta}, .n_out = 1};
     TM_TRY(tape_value_new(t, "add.y", t->value[x].rows, t->value[x].cols, y));
     op.out[0] = *y;
-    return tape_op_add(t, &op);
-}
-
-/* --- quantizers ---------------------------------------------------------------------------------------------------------- */
-static enum status fake_quant_forward(struct tape *t, const struct tape_op *op) {
-    const struct tape_value *v = &t->value[op->in[0]];
-    const struct block_grid *g = &op->u.quant.grid;
-    struct fake_quant_args a = {.x = tape_at(t, op, op->in[0]),
-                                .y = tape_at(t, op, op->out[0]),
-                                .amax = op->u.quant.amax,
-                                .rows = v->rows,
-                                .cols = v->cols,
-                                .ldx = v->cols,
-                                .ldy = v->cols,
-                                .kind = op->u.quant.kind,
-                                .grid = *g};
-    if (op->u.quant.agreed) {
-        struct dev *d = t->o.dev;
-        a.maxima = tape_scratch_at(t);
-        TM_TRY(dev_fill(d, &(struct fill_args){.y = a.maxima, .n = v->rows * g->ld, .value = 0}));
-        TM_TRY(dev_amax_blocks(
-            d, &(struct amax_blocks_args){
-                   .x = a.x, .out = a.maxima, .rows = v->rows, .cols = v->cols, .ld = v->cols, .grid = *g}));
-        TM_TRY(par_max_f32(t->o.grid->tp_group, d, a.maxima, v->rows * g->ld));
-    }
-    return dev_fake_quant(t->o.dev, &a);
-}
-static const struct tape_kind fake_quant_kind = {
-    .name = "fake_quant", .forward = fake_quant_forward, .backward = pass_backward, .grad_in = 1, .grad_through = true};
-
-enum status tape_fake_quant(struct tape *t, tape_val x, const struct tape_quantizer *q, tape_val *y) {
-    const struct par_grid *g = t->o.grid;
-    int64_t cols = t->value[x].cols, lo = 0, hi, width = q->axis ? q->axis->units * q->axis->unit : cols;
-    int64_t block = size_max(q->block ? q->block : width, 1);
-    struct tape_op op = {.kind = &fake_quant_kind, .n_in = 1, .in = {x}, .n_out = 1};
-    op.u.quant.kind = q->kind;
-    op.u.quant.amax = q->amax;
-    op.u.quant.grid = (struct block_grid){.rows = 1, .cols = q->block ? block : size_max(cols, 1)};
-    if (q->axis && tensor_axis_divides(q->axis, g->tp, block)) {
-        tensor_axis_range(q->axis, g->tp_rank, g->tp, &lo, &hi);
-        op.u.quant.agreed = true;
-        op.u.quant.grid = (struct block_grid){.rows = 1, .cols = block, .col0 = lo, .ld = size_ceil_div(width, block)};
-        op.scratch_forward = (size_t)(t->value[x].rows * op.u.quant.grid.ld) * 4;
-    }
-    TM_TRY(tape_value_new(t, "fake_quant.y", t->value[x].rows, t->value[x].cols, y));
-    op.out[0] = *y;
-    return tape_op_add(t, &op);
-}
-
-static enum status observe_forward(struct tape *t, const struct tape_op *op) {
-    const struct tape_value *v = &t->value[op->in[0]];
-    return dev_amax(t->o.dev, &(struct amax_args){.x = tape_at(t, op, op->in[0]),
-                                                  .out = op->u.quant.amax,
-                                                  .rows = v->rows,
-                                                  .cols = v->cols,
-                                                  .ld = v->cols});
-}
-static const struct tape_kind observe_kind = {.name = "observe", .forward = observe_forward, .once = true};
-
-enum status tape_observe(struct tape *t, tape_val x, dptr amax) {
-    struct tape_op op = {.kind = &observe_kind, .n_in = 1, .in = {x}, .u.quant.amax = amax};
     return tape_op_add(t, &op);
 }

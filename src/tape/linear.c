@@ -42,9 +42,29 @@ static enum status bias_gradient(struct tape *t, dptr dy, const struct tape_weig
                       &(struct colsum_args){.x = dy, .out = b->grad, .n = t->o.tokens, .c = b->cols, .ld = b->cols});
 }
 
+/* Scratch for an operation whose weights have codes; they must be alike, and nothing of it has a gradient. */
+static enum status plan_fp8(struct tape *t, struct tape_op *op) {
+    for (int i = 0; i < op->n_w; i++)
+        if (!op->w[i]->fp8 != !op->w[0]->fp8 || (op->w[i]->fp8 && t->o.training))
+            return TM_FAIL(TM_ERR_INTERNAL, "tape %s: a linear by codes in part, or in training", t->o.name);
+    if (op->w[0]->fp8) op->scratch_forward = tape_fp8_scratch(t, op->w[0]->cols, op->w[0]->fp8);
+    return TM_OK;
+}
+
 /* --- column-parallel ---------------------------------------------------------------------------------------------------- */
+static enum status linear_forward_fp8(struct tape *t, const struct tape_op *op) {
+    const struct tape_weight *w = op->w[0];
+    struct fp8_factor x;
+    TM_TRY(tape_fp8_input(t, tape_at(t, op, op->in[0]), w->cols, w->fp8, &x));
+    for (int i = 0; i < op->n_w; i++)
+        TM_TRY(tape_fp8_product(t, &x, op->w[i], 1, (const int64_t[]){0, w->cols},
+                                op->b[i] ? op->b[i]->value : (dptr){0}, tape_at(t, op, op->out[i])));
+    return TM_OK;
+}
+
 static enum status linear_forward(struct tape *t, const struct tape_op *op) {
     dptr x = tape_at(t, op, op->in[0]);
+    if (op->w[0]->fp8) return linear_forward_fp8(t, op);
     for (int i = 0; i < op->n_w; i++) {
         const struct tape_weight *w = op->w[i];
         struct gemm_args g = {.layout = GEMM_NT,
@@ -99,6 +119,7 @@ enum status tape_linear(struct tape *t, tape_val x, int n, const struct tape_wei
         TM_TRY(tape_value_new(t, "linear.y", t->o.tokens, w[i]->rows, &y[i]));
         op.out[i] = y[i];
     }
+    TM_TRY(plan_fp8(t, &op));
     return tape_op_add(t, &op);
 }
 
@@ -116,7 +137,13 @@ static enum status row_forward(struct tape *t, const struct tape_op *op) {
                           .bf16 = w->bf16};
     g.term[0] = (struct gemm_term){.a = tape_at(t, op, op->in[0]), .b = w->value, .lda = w->cols, .ldb = w->cols};
     cut_term(t, &op->axis[0], &g.term[0]);
-    TM_TRY(dev_gemm(t->o.dev, &g));
+    if (w->fp8) {
+        struct fp8_factor x;
+        TM_TRY(tape_fp8_input(t, g.term[0].a, w->cols, w->fp8, &x));
+        TM_TRY(tape_fp8_product(t, &x, w, g.segments, g.term[0].k, (dptr){0}, y));
+    } else {
+        TM_TRY(dev_gemm(t->o.dev, &g));
+    }
     TM_TRY(tree_over_tp(t, &op->axis[0], y, t->o.tokens * w->rows));
     if (!op->b[0]) return TM_OK;
     return dev_bias_add(t->o.dev,
@@ -150,6 +177,7 @@ enum status tape_linear_row(struct tape *t, tape_val x, const struct tape_weight
         .kind = &row_kind, .n_in = 1, .in = {x}, .n_out = 1, .n_w = 1, .w = {w}, .b = {bias}, .axis = {*axis}};
     TM_TRY(tape_value_new(t, "linear_row.y", t->o.tokens, w->rows, y));
     op.out[0] = *y;
+    TM_TRY(plan_fp8(t, &op));
     return tape_op_add(t, &op);
 }
 

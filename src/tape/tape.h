@@ -27,12 +27,29 @@ struct tape;
 typedef int tape_val; /* an index; TAPE_NONE = absent */
 enum { TAPE_NONE = -1, TAPE_MAX_LINEAR = 3 };
 
+/* How an activation is quantized. Where the tensor group cuts a block (a whole row too), its maximum is that over the group. */
+struct tape_quantizer {
+    int kind;                       /* enum fq_kind */
+    dptr amax;                      /* device address of one fp32, for the kinds with a scale of the tensor */
+    int64_t block;                  /* elements of a row with a scale of their own; 0: whole rows */
+    const struct tensor_axis *axis; /* how x's columns are cut over the tensor group; NULL: they are not */
+};
+
+/* E4M3 codes of a weight: its products are of codes, and its input is quantized for them (dev/ops.h, quant_fp8 and gemm_fp8). */
+struct tape_fp8 {
+    dptr codes, scales;          /* [rows, cols] of the box; fp32, one for each block of the grid */
+    struct block_grid grid;      /* of the scales, as the box sees them */
+    struct tape_quantizer input; /* FQ_FP8 or FQ_FP8_BLOCK */
+};
+
 /* A parameter as operations see it: this rank's box, row-major. value may be a quantized copy of the master weight. */
 struct tape_weight {
     dptr value;
     dptr grad;          /* 0: frozen. Matrices: like value. Vectors: leaves, see tape_norm and tape_linear */
     int64_t rows, cols; /* of the box (a vector has rows = 1) */
     bool bf16;          /* products with it, and of its gradient, have bf16 factors (gemm_args.bf16) */
+    const struct tape_fp8 *
+        fp8; /* NULL: value serves. Else codes do: in all weights of a tape_linear or none, not for training. Borrowed; as when recorded */
 };
 
 struct tape_options {
@@ -94,14 +111,7 @@ enum status tape_attention(struct tape *t, tape_val q, tape_val k, tape_val v, t
                            const struct tape_attention *a, tape_val *o);
 enum status tape_swiglu(struct tape *t, tape_val gate, tape_val up, tape_val *y);
 enum status tape_add(struct tape *t, tape_val x, tape_val delta, tape_val *y);
-/* Fake quantization with a straight-through gradient (passed on unchanged). Where the tensor group cuts a block (a whole row too), its
- * maximum is that over the group. */
-struct tape_quantizer {
-    int kind;                       /* enum fq_kind */
-    dptr amax;                      /* device address of one fp32, for the kinds with a scale of the tensor */
-    int64_t block;                  /* elements of a row with a scale of their own; 0: whole rows */
-    const struct tensor_axis *axis; /* how x's columns are cut over the tensor group; NULL: they are not */
-};
+/* Fake quantization with a straight-through gradient (passed on unchanged). */
 enum status tape_fake_quant(struct tape *t, tape_val x, const struct tape_quantizer *q, tape_val *y);
 /* amax[0] = max(amax[0], max|x|); no output. */
 enum status tape_observe(struct tape *t, tape_val x, dptr amax);

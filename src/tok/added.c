@@ -15,8 +15,9 @@ static enum status read_one(const json_t *node, const char *where, struct tok_ad
     TM_TRY(json_get_bool(node, "lstrip", where, false, &out->lstrip));
     TM_TRY(json_get_bool(node, "rstrip", where, false, &out->rstrip));
     TM_TRY(json_get_bool(node, "single_word", where, false, &out->single_word));
-    if (id < 0 || id > INT32_MAX)
-        return TM_FAIL(TM_ERR_FORMAT, "%s: added token \"%s\" has id %lld", where, content, (long long)id);
+    if (id < 0 || id > TOK_MAX_ID)
+        return TM_FAIL(TM_ERR_FORMAT, "%s: added token \"%s\" has id %lld: expected 0 to %d", where, content,
+                       (long long)id, TOK_MAX_ID);
     out->id = (int32_t)id;
     out->n = strlen(content);
     TM_TRY(mem_alloc(&out->content, out->n + 1, 1));

@@ -399,7 +399,7 @@ enum status tok_bpe_from_pieces(struct tok_tables *t, const char *where) {
     TM_TRY(mem_alloc(&m->piece_rank, (size_t)p->n, sizeof *m->piece_rank));
     TM_TRY(mem_alloc(&order, (size_t)p->n, sizeof *order));
     for (int32_t i = 0; i < p->n; i++) order[i] = (struct scored){p->score[i], i};
-    qsort(order, (size_t)p->n, sizeof *order, by_score);
+    if (p->n) qsort(order, (size_t)p->n, sizeof *order, by_score);
     for (int32_t i = 0, rank = 0; i < p->n; i++) {
         rank += i > 0 && order[i].score != order[i - 1].score;
         m->piece_rank[order[i].id] = p->type[order[i].id] == TOK_NORMAL ? rank : -1;

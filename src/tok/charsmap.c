@@ -23,6 +23,10 @@ enum status tok_charsmap_read(const char *blob, size_t n, const char *where, str
     TM_TRY(mem_alloc(&out->texts, out->ntexts + 1, 1)); /* ended by a NUL whatever the file says */
     for (size_t i = 0; i < out->nunits; i++) out->units[i] = read_u32(blob + 4 + 4 * i);
     memcpy(out->texts, blob + 4 + bytes, out->ntexts);
+    size_t good = tok_utf8_check(out->texts, out->ntexts);
+    if (good < out->ntexts)
+        return TM_FAIL(TM_ERR_FORMAT, "%s: precompiled_charsmap has texts that are not UTF-8, at byte %zu", where,
+                       4 + bytes + good);
     return TM_OK;
 }
 
@@ -30,6 +34,9 @@ void tok_charsmap_free(struct tok_charsmap *m) {
     mem_free(&m->units);
     mem_free(&m->texts);
 }
+
+/* Rules begin and end, and their texts begin, between characters: others have no effect. */
+static bool is_inside(char c) { return ((unsigned char)c & 0xc0) == 0x80; }
 
 static size_t children(uint32_t unit) { return (size_t)(unit >> 10) << ((unit & 0x200) >> 6); }
 
@@ -44,7 +51,7 @@ const char *tok_charsmap_find(const struct tok_charsmap *m, const char *text, si
         node ^= children(unit);
         if (!(unit & 0x100) || node >= m->nunits) continue;
         size_t at = m->units[node] & 0x7fffffffu;
-        if (at > m->ntexts) continue;
+        if (at > m->ntexts || is_inside(m->texts[at]) || (i + 1 < n && is_inside(text[i + 1]))) continue;
         found = m->texts + at;
         *covered = i + 1;
         if (!longest) break;

@@ -136,12 +136,15 @@ static enum status replace(struct str *out, const char *text, size_t n, const ch
 static enum status replace_pattern(const struct tok_decoder *step, struct tok_work *w, const char *p, size_t n,
                                    struct tok_chain *out) {
     struct tok_scan scan = {.pattern = &step->pattern, .text = p, .n = n};
+    const size_t length = strlen(step->text);
     size_t at = 0;
     for (;; at = scan.end) {
         TM_TRY(tok_scan_next(&scan, w));
         if (!scan.found) break;
         TM_TRY(str_append(&out->text, p + at, scan.begin - at));
-        TM_TRY(str_append(&out->text, step->text, strlen(step->text)));
+        if (out->text.len > out->most || length > out->most - out->text.len)
+            return TM_FAIL(TM_ERR_DATA, "the tokenizer's decoder makes a text of more than %zu bytes", out->most);
+        TM_TRY(str_append(&out->text, step->text, length));
     }
     return push(out, p + at, n - at);
 }
@@ -227,6 +230,7 @@ enum status tok_decode_chain(const struct tok_tables *t, const int32_t *ids, siz
     for (size_t i = 0; i < n && st == TM_OK; i++)
         if (!is_left_out(t, ids[i], flags))
             st = push(&a, t->spelling.p + t->tokens[ids[i]].offset, t->tokens[ids[i]].n);
+    a.most = b.most = tok_most_bytes(a.text.len);
     if (st == TM_OK) st = run_all(t, &a, &b, out);
     str_free(&a.text);
     str_free(&b.text);

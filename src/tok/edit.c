@@ -21,7 +21,7 @@ void tok_buf_free(struct tok_buf *b) {
 
 struct tok_edit tok_edit_begin(struct tok_view in, struct tok_buf *out, bool align) {
     str_clear(&out->s);
-    return (struct tok_edit){.in = in, .out = out, .align = align};
+    return (struct tok_edit){.in = in, .out = out, .align = align, .most = tok_most_bytes(in.n)};
 }
 
 struct tok_view tok_edit_view(const struct tok_edit *e) {
@@ -55,17 +55,24 @@ static void skip_char(struct tok_edit *e) {
     if (e->i < e->in.n) e->i += tok_utf8_bytes(e->in.p[e->i]);
 }
 
+static enum status check_room(const struct tok_edit *e, size_t n) {
+    if (n <= e->most && e->out->s.len <= e->most - n) return TM_OK;
+    return TM_FAIL(TM_ERR_DATA, "the tokenizer's normalizer makes more than %zu bytes of a text", e->most);
+}
+
 enum status tok_edit_put(struct tok_edit *e, uint32_t c, int change) {
     size_t from = e->out->s.len;
     struct tok_span span = {0, 0};
     if (e->align) span = change > 0 ? place_before(e) : place(e, e->i);
     for (int i = 0; i >= change; i--) skip_char(e);
+    TM_TRY(check_room(e, 4));
     TM_TRY(tok_utf8_append(&e->out->s, c));
     return align(e, from, span);
 }
 
 enum status tok_edit_insert(struct tok_edit *e, const char *text, size_t n) {
     size_t from = e->out->s.len;
+    TM_TRY(check_room(e, n));
     TM_TRY(str_append(&e->out->s, text, n));
     return e->align ? align(e, from, place_before(e)) : TM_OK;
 }
@@ -78,6 +85,7 @@ enum status tok_edit_replace(struct tok_edit *e, size_t bytes, const char *text,
         span.end = bytes ? place(e, e->i + bytes - 1).end : span.begin;
     }
     e->i += bytes;
+    TM_TRY(check_room(e, n));
     TM_TRY(str_append(&e->out->s, text, n));
     return align(e, from, span);
 }

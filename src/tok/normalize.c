@@ -22,9 +22,11 @@ void tok_norm_free(struct tok_norm *n) {
 
 enum status tok_normalize(const struct tok_tables *t, struct tok_work *w, struct tok_view in, bool align,
                           struct tok_view *out) {
+    const size_t most = tok_most_bytes(in.n);
     *out = in;
     for (size_t i = 0; i < t->nnorms; i++) {
         struct tok_edit e = tok_edit_begin(*out, &w->normal[i % 2], align);
+        e.most = most;
         TM_TRY(t->norms[i].run(&t->norms[i], w, &e));
         *out = tok_edit_view(&e);
     }

@@ -114,8 +114,11 @@ struct tok_edit {
     struct tok_view in;
     size_t i; /* the next byte of `in` that has not been dealt with */
     struct tok_buf *out;
-    bool align; /* keep out->at */
+    bool align;  /* keep out->at */
+    size_t most; /* bytes that the new text may have; DATA beyond */
 };
+/* A rule may make a text longer, but rules behind each other must not make a bomb of it. NFKD makes 11 bytes of one at most. */
+static inline size_t tok_most_bytes(size_t n) { return n > SIZE_MAX / 64 - 65536 ? SIZE_MAX : 64 * n + 65536; }
 struct tok_edit tok_edit_begin(struct tok_view in, struct tok_buf *out, bool align);
 struct tok_view tok_edit_view(const struct tok_edit *e); /* what has been made, borrowed from out */
 /* Put one character: change 0 takes the place of the next old one, -k also of the k behind it (it keeps the place of the first),
@@ -219,7 +222,7 @@ enum status tok_split_run(const struct tok_tables *t, struct tok_work *w, struct
 typedef enum status tok_model_fn(const struct tok_tables *t, struct tok_work *w, const char *word, size_t n,
                                  struct tok_ids *ids, struct tok_spans *spans);
 /* Far above any vocabulary in use (262 k); bounds what a hostile id can make us allocate. */
-enum { TOK_MAX_ID = 1 << 24 };
+enum { TOK_MAX_ID = 1 << 22 };
 /* A token of the model; FORMAT when its spelling is there already. (read.c) */
 enum status tok_vocab_add(struct tok_tables *t, const char *where, const char *spelling, size_t n, int32_t id);
 /* {"piece": id, ...} of a model into t->vocab. (read.c) */
@@ -260,7 +263,7 @@ struct tok_template {
 /* Strings that a decoder step reads or makes. */
 struct tok_chain {
     struct str text;
-    size_t *ends, n, cap;
+    size_t *ends, n, cap, most; /* most: bytes that its text may have */
 };
 struct tok_decoder {
     enum status (*run)(const struct tok_decoder *step, const struct tok_chain *in, struct tok_chain *out);

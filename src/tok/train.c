@@ -3,6 +3,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "base/stop.h"
 #include "tok/tok_impl.h"
 
 /* A distinct word: its symbols lie in trainer.symbols[begin .. begin + n), n shrinks as pairs merge. */
@@ -78,7 +79,10 @@ static enum status count_words(struct trainer *t, const struct tok_text *texts, 
     TM_TRY(mem_alloc(&split, 1, sizeof *split));
     enum status st = tok_split_add(split, tok_gpt2_pattern, false, TOK_ISOLATED, false, "training");
     if (st == TM_OK) st = tok_work_init(&w);
-    for (size_t i = 0; i < ntexts && st == TM_OK; i++) st = count_text(t, split, &w, &texts[i], i);
+    for (size_t i = 0; i < ntexts && st == TM_OK; i++) {
+        st = stop_check("vocabulary");
+        if (st == TM_OK) st = count_text(t, split, &w, &texts[i], i);
+    }
     tok_work_free(&w);
     tok_tables_free(&split);
     if (st == TM_OK && t->nwords == 0)
@@ -203,6 +207,7 @@ static enum status train(struct trainer *t, int32_t vocab_size) {
     }
     for (size_t i = 0; i < t->npairs; i++) TM_TRY(heap_push(t, (int32_t)i));
     while (t->vocab.nkeys < (size_t)vocab_size && t->nheap) {
+        TM_TRY(stop_check("vocabulary"));
         struct candidate c = heap_pop(t);
         if (c.count == t->pairs[c.pair].count)
             TM_TRY(merge_best(t, c.pair));

@@ -71,7 +71,7 @@ enum status train_pass_create(const struct train_pass_options *o, tape_val *laye
     p->grid = o->model->o.grid;
     p->labels = p->ce_weight = p->kl_weight = p->teacher_hidden = p->logits = TAPE_NONE;
     for (int i = 0; i < TRAIN_MAX_SLOTS; i++) p->send_forward[i] = p->send_backward[i] = -1;
-    enum status st = mem_alloc(&p->host, (size_t)(o->shape->b * o->shape->t) * 6, sizeof *p->host);
+    enum status st = mem_alloc(&p->host, (size_t)(o->shape->b * o->shape->t) * TRAIN_RESULTS, sizeof *p->host);
     if (st == TM_OK) st = record(p, layer_out);
     p->o.shape = NULL; /* was borrowed */
     if (st != TM_OK) train_pass_destroy(out);
@@ -188,23 +188,27 @@ enum status train_pass_drain(struct train_pass *p) {
     return TM_OK;
 }
 
-static enum status fetch(struct train_pass *p, int slot, tape_val v, void *out) {
-    return v == TAPE_NONE ? TM_OK
-                          : dev_download(p->dev, out, tape_address(p->t, slot, v), (size_t)tape_tokens(p->t) * 4);
+static bool has_results(const struct train_pass *p) {
+    return p->o.model->last && p->o.head == TRAIN_HEAD_LOSS && dev_backend(p->dev) != DEV_PLAN;
 }
 
-enum status train_pass_tally(struct train_pass *p, int slot, const struct data_batch *b, struct train_tally *out) {
-    int64_t n = tape_tokens(p->t);
+enum status train_pass_fetch(struct train_pass *p, int slot, float *results) {
+    const tape_val v[TRAIN_RESULTS] = {p->result.max, p->result.sum,  p->result.target,
+                                       p->result.kl,  p->result.best, p->result.teacher_best};
+    const int64_t n = tape_tokens(p->t);
+    for (int i = 0; i < TRAIN_RESULTS && has_results(p); i++)
+        if (v[i] != TAPE_NONE)
+            TM_TRY(dev_fetch(p->dev, results + i * n, tape_address(p->t, slot, v[i]), (size_t)n * 4));
+    return TM_OK;
+}
+
+void train_pass_tally(const struct train_pass *p, const float *results, const struct data_batch *b,
+                      struct train_tally *out) {
+    const int64_t n = tape_tokens(p->t);
     *out = (struct train_tally){0};
-    if (!p->o.model->last || dev_backend(p->dev) == DEV_PLAN) return TM_OK;
-    float *x = p->host, *max = x, *sum = x + n, *target = x + 2 * n, *kl = x + 3 * n;
-    int32_t *best = (int32_t *)(x + 4 * n), *teacher = (int32_t *)(x + 5 * n);
-    TM_TRY(fetch(p, slot, p->result.max, max));
-    TM_TRY(fetch(p, slot, p->result.sum, sum));
-    TM_TRY(fetch(p, slot, p->result.target, target));
-    TM_TRY(fetch(p, slot, p->result.kl, kl));
-    TM_TRY(fetch(p, slot, p->result.best, best));
-    TM_TRY(fetch(p, slot, p->result.teacher_best, teacher));
+    if (!has_results(p)) return;
+    const float *max = results, *sum = max + n, *target = sum + n, *kl = target + n;
+    const int32_t *best = (const int32_t *)(kl + n), *teacher = best + n;
     for (int64_t i = 0; i < n; i++) {
         if (b->labels[i] < 0) continue;
         out->tokens += 1;
@@ -213,5 +217,4 @@ enum status train_pass_tally(struct train_pass *p, int slot, const struct data_b
         out->kl += (double)kl[i];
         out->agree += best[i] == teacher[i];
     }
-    return TM_OK;
 }

@@ -60,7 +60,11 @@ struct train_tally {
     double nll, kl;
     double tokens, agree; /* counts: scored tokens, those with the teacher's top-1 */
 };
-enum status train_pass_tally(struct train_pass *p, int slot, const struct data_batch *b, struct train_tally *out);
+/* Queue the fetch of what that takes: TRAIN_RESULTS numbers a token, in `results` after the next dev_sync or dev_download. The tally reads them. */
+enum { TRAIN_RESULTS = 6 };
+enum status train_pass_fetch(struct train_pass *p, int slot, float *results);
+void train_pass_tally(const struct train_pass *p, const float *results, const struct data_batch *b,
+                      struct train_tally *out);
 
 /* Order of work of this rank for n micro-batches: one forward, one backward (PipeDream-Flush, Narayanan et al. 2021). */
 int train_slots(const struct par_grid *g, int n);

@@ -4,12 +4,16 @@
 #include <math.h>
 
 #include "base/fault.h"
+#include "base/log.h"
 #include "base/mem.h"
 
 enum { TALLY = sizeof(struct train_tally) / sizeof(double) };
 _Static_assert(sizeof(struct train_tally) == TALLY * sizeof(double), "a tally is an array of doubles");
 
 static int64_t global_micro_batches(const struct train_stepper *s) { return s->data.global / s->data.micro; }
+
+/* Numbers that a micro-batch's tally is made of. */
+static int64_t results_of(const struct train_stepper *s) { return TRAIN_RESULTS * tape_tokens(s->student->t); }
 
 enum status train_stepper_init(struct train_stepper *s) {
     const struct par_grid *g = s->student->grid;
@@ -26,6 +30,7 @@ enum status train_stepper_init(struct train_stepper *s) {
                        (long long)n, s->grads.groups);
     s->n_local = (int)n;
     TM_TRY(mem_alloc(&s->slots, (size_t)global_micro_batches(s) * TALLY, sizeof *s->slots));
+    TM_TRY(mem_alloc(&s->results, s->student->o.model->last ? (size_t)(n * results_of(s)) : 0, sizeof *s->results));
     TM_TRY(mem_alloc(&s->batch, (size_t)n, sizeof *s->batch));
     for (int i = 0; i < n; i++) TM_TRY(data_batch_create(micro, data_set_seq_length(s->data.set), &s->batch[i]));
     return TM_OK;
@@ -35,6 +40,7 @@ void train_stepper_free(struct train_stepper *s) {
     for (int i = 0; s->batch && i < s->n_local; i++) data_batch_free(&s->batch[i]);
     mem_free(&s->batch);
     mem_free(&s->slots);
+    mem_free(&s->results);
     optim_destroy(&s->optim);
     optim_grads_destroy(&s->grads);
 }
@@ -56,16 +62,23 @@ static enum status fill_batches(struct train_stepper *s, int64_t step, int64_t *
 
 static enum status forward(void *context, int i, int slot) {
     struct train_stepper *s = context;
-    struct train_tally tally;
+    par_phase("forward");
     TM_TRY(train_pass_forward(s->student, slot, &s->batch[i], s->ce, s->kl));
-    TM_TRY(train_pass_tally(s->student, slot, &s->batch[i], &tally));
-    if (s->student->grid->tp_rank == 0) /* one rank of the last stage speaks for the micro-batch */
+    return train_pass_fetch(s->student, slot, s->results + i * results_of(s));
+}
+
+/* After the step's wait. One rank of the last stage speaks for a micro-batch. */
+static void tally_step(struct train_stepper *s) {
+    for (int i = 0; s->student->grid->tp_rank == 0 && i < s->n_local; i++) {
+        struct train_tally tally;
+        train_pass_tally(s->student, s->results + i * results_of(s), &s->batch[i], &tally);
         for (int j = 0; j < TALLY; j++) s->slots[global_index(s, i) * TALLY + j] = ((const double *)&tally)[j];
-    return TM_OK;
+    }
 }
 
 static enum status backward(void *context, int i, int slot) {
     struct train_stepper *s = context;
+    par_phase("backward");
     TM_TRY(train_pass_backward(s->student, slot));
     int group = s->n_local / s->grads.groups;
     return (i + 1) % group == 0 ? optim_grads_push(&s->grads) : TM_OK;
@@ -106,7 +119,7 @@ enum status train_step_all(struct train_stepper *s, int64_t step, struct train_r
     int64_t valid, n = global_micro_batches(s);
     struct train_tally sum;
     *out = (struct train_result){0};
-    par_note("step", step, "data");
+    par_note(log_stage(), step, "data");
     TM_TRY(par_agree_all(fill_batches(s, step, &valid)));
     if (g->dp > 1) TM_TRY(par_reduce_i64(g->dp_group, &valid, 1, PAR_SUM));
     if (valid == 0) return TM_FAIL(TM_ERR_DATA, "step %lld: no token of the batch is scored", (long long)step);
@@ -117,48 +130,54 @@ enum status train_step_all(struct train_stepper *s, int64_t step, struct train_r
     TM_TRY(optim_grads_begin(&s->grads));
     TM_TRY(train_1f1b(g, s->n_local, s->student->o.slots, &(struct train_work){s, forward, backward}));
     TM_TRY(train_pass_drain(s->student));
-    par_note("step", step, "gradients");
+    par_note(log_stage(), step, "gradients");
     TM_TRY(optim_grads_finish(&s->grads));
+    TM_TRY(optim_grads_norm(&s->grads, &out->grad_norm)); /* the one wait for the device: all results are here */
+    tally_step(s);
     TM_TRY(par_sum_slots_f64(g->world, s->slots, n * TALLY));
     sum_tallies(s->slots, n, &sum);
-    TM_TRY(optim_grads_norm(&s->grads, &out->grad_norm));
     out->tokens = valid;
     out->nll = sum.nll / (double)valid;
     out->kl = sum.kl / (double)valid;
     double t = s->student->o.temperature;
     out->loss = s->ce_weight * out->nll + s->kl_weight * t * t * out->kl;
     if (s->gradients_all) TM_TRY(s->gradients_all(s->context, step));
+    par_phase("update");
     return update(s, step, out);
 }
 
 /* --- evaluation ------------------------------------------------------------------------------------------------------------ */
+static enum status eval_one(const struct train_eval *e, const struct data_batch *b, double *slot_out, int64_t i,
+                            int slot) {
+    struct train_tally tally;
+    TM_TRY(train_pass_forward(e->pass, slot, b, 0, 0));
+    TM_TRY(train_pass_fetch(e->pass, slot, e->pass->host));
+    TM_TRY(dev_sync(e->pass->dev));
+    train_pass_tally(e->pass, e->pass->host, b, &tally);
+    for (int j = 0; j < TALLY && e->pass->grid->tp_rank == 0; j++) slot_out[j] = ((const double *)&tally)[j];
+    return e->each ? e->each(e->context, i, slot, b) : TM_OK;
+}
+
 /* Micro-batches are dealt to the DP ranks in consecutive runs; runs are equal in number on all ranks of a pipeline. */
 static enum status eval_run_all(const struct train_eval *e, struct data_batch *b, double *slots, int64_t n) {
     const struct par_grid *g = e->pass->grid;
     int64_t from = n * g->dp_rank / g->dp, to = n * (g->dp_rank + 1) / g->dp, rounds = (n + g->dp - 1) / g->dp;
+    enum status mine = TM_OK;              /* of the round before: told with the next one */
     for (int64_t k = 0; k < rounds; k++) { /* agreement needs the same number of rounds everywhere */
         int64_t i = from + k, first = i * e->micro,
                 rows = e->samples - first < e->micro ? e->samples - first : e->micro;
-        struct train_tally tally;
         int slot = (int)(k % e->pass->o.slots);
         enum status stop = e->poll_all ? e->poll_all(e->poll_context) : TM_OK;
         if (stop != TM_OK) {
             TM_TRY(train_pass_drain(e->pass)); /* what is on its way between pipeline stages arrives */
             return stop;
         }
-        par_note("evaluate", i, "forward");
-        TM_TRY(par_agree_all(i < to ? data_batch_fill(e->set, first, rows, b) : TM_OK));
-        if (i >= to) continue;
-        TM_TRY(train_pass_forward(e->pass, slot, b, 0, 0));
-        if (e->pass->o.head == TRAIN_HEAD_LOSS)
-            TM_TRY(train_pass_tally(e->pass, slot, b, &tally));
-        else
-            tally = (struct train_tally){0};
-        if (g->tp_rank == 0)
-            for (int j = 0; j < TALLY; j++) slots[i * TALLY + j] = ((const double *)&tally)[j];
-        if (e->each) TM_TRY(e->each(e->context, i, slot, b));
+        par_note(log_stage(), i, "forward");
+        if (mine == TM_OK && i < to) mine = data_batch_fill(e->set, first, rows, b);
+        TM_TRY(par_agree_all(mine));
+        if (i < to) mine = eval_one(e, b, slots + i * TALLY, i, slot);
     }
-    return train_pass_drain(e->pass);
+    return mine == TM_OK ? train_pass_drain(e->pass) : mine;
 }
 
 enum status train_eval_all(const struct train_eval *e, struct train_tally *out) {
@@ -167,7 +186,7 @@ enum status train_eval_all(const struct train_eval *e, struct train_tally *out) 
     double *slots;
     TM_TRY(mem_alloc(&slots, (size_t)n * TALLY, sizeof *slots));
     enum status st = data_batch_create(e->micro, data_set_seq_length(e->set), &b);
-    if (st == TM_OK) st = eval_run_all(e, &b, slots, n);
+    if (st == TM_OK) st = par_agree_all(eval_run_all(e, &b, slots, n));
     if (st == TM_OK) st = par_sum_slots_f64(e->pass->grid->world, slots, n * TALLY);
     if (st == TM_OK) sum_tallies(slots, n, out);
     data_batch_free(&b);

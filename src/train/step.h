@@ -29,8 +29,9 @@ struct train_stepper {
     /* own */
     struct data_batch *batch; /* [local micro-batches] */
     int n_local;
-    double *slots; /* tallies of all micro-batches of the global batch */
-    double ce, kl; /* gradient weight per scored token of this step */
+    float *results; /* [local micro-batches][TRAIN_RESULTS * tokens]: fetched at the end of the step */
+    double *slots;  /* tallies of all micro-batches of the global batch */
+    double ce, kl;  /* gradient weight per scored token of this step */
 };
 
 struct train_result {
