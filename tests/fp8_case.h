@@ -100,7 +100,7 @@ static inline float fp8_leaf(const struct fp8_case *c, int64_t i, int64_t j, int
 }
 static inline bool fp8_tree(const struct fp8_case *c, int64_t i, int64_t j, int s, int e, float *out) {
     const struct gemm_fp8_args *a = &c->a;
-    float x, y;
+    float x = 0, y = 0;
     if (s >= a->segments) return false;
     if (e - s == 1) {
         *out = fp8_leaf(c, i, j, a->k[s], a->k[e]);
