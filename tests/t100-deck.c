@@ -191,14 +191,15 @@ static void echo(const char *path, const char *const *set, int n_sets) {
 }
 
 static void echoes(void) {
-    static const char *const s[] = {"qad.optim.lr=0.1",
-                                    "run.title=\"q\\\"\\\\ \\x01\xc3\xa9\n\"",
-                                    "qad.datasets.train.sources=({path=\"mock\";}, {path=\"b\"; split=(0, 0.3);})",
-                                    "qad.datasets.mine={sources=({path=\"x\";});}",
-                                    "sweep=({key=\"qad.optim.lr\"; values=(1, 2.5, 5000000000L);}, {key=\"run.title\"; "
-                                    "values=(\"x\", \"y\");}, {key=\"device.share\"; values=(true, false);})",
-                                    "qad.optim.eps=0.30000000000000004",
-                                    "export.shard_size=3000000000L"};
+    static const char *const s[] = {
+        "qad.optim.lr=0.1",
+        "run.title=\"q\\\"\\\\ \\x01\xc3\xa9\n\"",
+        "qad.datasets.train.sources=({path=\"mock\";}, {path=\"b\"; split=(0, 0.3);})",
+        "qad.datasets.mine={sources=({path=\"x\";});}",
+        ("sweep=({key=\"qad.optim.lr\"; values=(1, 2.5, 5000000000L);}, {key=\"run.title\"; "
+         "values=(\"x\", \"y\");}, {key=\"device.share\"; values=(true, false);})"),
+        "qad.optim.eps=0.30000000000000004",
+        "export.shard_size=3000000000L"};
     echo("tests/decks/design.cfg", NULL, 0);
     echo("tests/decks/design.cfg", s, (int)(sizeof s / sizeof *s));
     echo("tests/decks/include.cfg", NULL, 0);

@@ -36,20 +36,19 @@ static void kernels(struct attn_shape s) {
     static const char *const names[] = {NULL, "portable", "avx2", "avx512"};
     float *once = NULL;
     for (int i = 0; i < 4; i++) {
-        struct ops_run r = {.seed = 5, .bits_only = true};
+        struct dev_options o = {.backend = DEV_HOST, .threads = i + 1, .invariant = true, .kernel = names[i]};
+        struct dev *d;
+        if (dev_open(&o, &d) != TM_OK) continue; /* not on this CPU */
+        struct ops_run r = {.d = d, .seed = 5, .bits_only = true};
         struct attn_problem x = {.s = s};
-        if (dev_open(
-                &(struct dev_options){.backend = DEV_HOST, .threads = i + 1, .invariant = true, .kernel = names[i]},
-                &r.d) != TM_OK)
-            continue; /* not on this CPU */
         attn_run(&r, &x, false);
         if (!once) {
             ops_must(mem_alloc(&once, r.n, sizeof *once));
             memcpy(once, r.out, r.n * sizeof *once);
         }
-        ok(!memcmp(once, r.out, r.n * sizeof *once), "bf16, d %lld: %s", (long long)s.d, dev_describe(r.d));
+        ok(!memcmp(once, r.out, r.n * sizeof *once), "bf16, d %lld: %s", (long long)s.d, dev_describe(d));
         ops_end(&r);
-        dev_close(&r.d);
+        dev_close(&d);
     }
     mem_free(&once);
 }

@@ -177,7 +177,7 @@ static enum status try_lock(struct stage_run *r, int64_t *state) {
 static enum status wait_all(struct stage_run *r, double begin, double *said) {
     static const struct timespec pause = {0, 300 * 1000 * 1000};
     double wait = r->deck->limits.wait_s, waited = clock_seconds() - begin;
-    bool save;
+    bool save = false;
     if (par_rank() == 0 && log_due(said, 60))
         log_info("waiting for what this point shares with others: %s", status_message());
     int64_t late = wait > 0 && waited > wait;
