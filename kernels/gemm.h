@@ -50,6 +50,20 @@ static inline size_t gemm_split_bytes(const struct gemm_plan *p) {
     return (size_t)p->leaves * (size_t)p->m * (size_t)p->n * sizeof(float);
 }
 
+/* A trial product shows whether a unit serves: factors a [m, k] and b [n, k] of small integers, whose codes and sums are exact in any order
+ * and format. c [m, n] on the host. */
+static inline int gemm_trial_a(int r, int k) { return (r * 7 + k * 3) % 5 - 2; }
+static inline int gemm_trial_b(int c, int k) { return (c * 5 + k * 11) % 7 - 3; }
+static inline bool gemm_trial_right(const float *c, int m, int n, int k) {
+    for (int i = 0; i < m; i++)
+        for (int j = 0; j < n; j++) {
+            int sum = 0;
+            for (int l = 0; l < k; l++) sum += gemm_trial_a(i, l) * gemm_trial_b(j, l);
+            if (c[i * n + j] != (float)sum) return false;
+        }
+    return true;
+}
+
 /* Tile (i, j) of a block. Tiles go by in strips of 8 tile rows, so that the blocks at work share rows of A and columns of B in L2. */
 static __device__ __forceinline__ void gemm_tile_of(int64_t block, int64_t tiles_m, int64_t tiles_n, int64_t *i,
                                                     int64_t *j) {

@@ -238,18 +238,6 @@ static int run_lt(struct cuda_gpu *g, const struct fp8_job *j, int64_t k, bool *
 
 /* --- does it serve? --------------------------------------------------------------------------------------------------------- */
 enum { TRY_M = 40, TRY_N = 144, TRY_K = 160 };
-static int number_a(int r, int k) { return (r * 7 + k * 3) % 5 - 2; }
-static int number_b(int c, int k) { return (c * 5 + k * 11) % 7 - 3; }
-/* Small integers: their codes and all sums are exact. */
-static bool right(const float *c) {
-    for (int r = 0; r < TRY_M; r++)
-        for (int n = 0; n < TRY_N; n++) {
-            int sum = 0;
-            for (int k = 0; k < TRY_K; k++) sum += number_a(r, k) * number_b(n, k);
-            if (c[r * TRY_N + n] != (float)sum) return false;
-        }
-    return true;
-}
 /* The product by cuBLASLt, or by our own kernel; c lies behind the codes and their scale. */
 static int try_product(struct cuda_gpu *g, bool lt, bool *serves) {
     const int64_t codes = (TRY_M + TRY_N) * TRY_K, bytes = TRY_M * TRY_N * 4, back = codes + 64;
@@ -261,7 +249,7 @@ static int try_product(struct cuda_gpu *g, bool lt, bool *serves) {
     bool served = true;
     for (int i = 0; i < codes; i++) {
         const int r = i / TRY_K, k = i % TRY_K;
-        staging[i] = e4m3_encode((float)(r < TRY_M ? number_a(r, k) : number_b(r - TRY_M, k)));
+        staging[i] = e4m3_encode((float)(r < TRY_M ? gemm_trial_a(r, k) : gemm_trial_b(r - TRY_M, k)));
     }
     memcpy(staging + codes, &one, sizeof one);
     GPU_TRY(gpu_work(g, (size_t)(codes + 16 + bytes), (void **)&work));
@@ -275,7 +263,7 @@ static int try_product(struct cuda_gpu *g, bool lt, bool *serves) {
     GPU_TRY(gpu_check(cudaMemcpyAsync(staging + back, j.p.c, (size_t)bytes, cudaMemcpyDeviceToHost, g->stream),
                       "copying from the device"));
     GPU_TRY(gpu_check(cudaStreamSynchronize(g->stream), "trying fp8 products"));
-    *serves = served && right((const float *)(staging + back));
+    *serves = served && gemm_trial_right((const float *)(staging + back), TRY_M, TRY_N, TRY_K);
     return 0;
 }
 int gemm_fp8_open(struct cuda_gpu *g) {

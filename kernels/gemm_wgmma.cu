@@ -189,18 +189,6 @@ int gemm_wgmma_run(struct cuda_gpu *g, const struct gemm_plan *p, const struct g
 
 /* --- does it serve? --------------------------------------------------------------------------------------------------------- */
 enum { TRY_M = 136, TRY_N = 264, TRY_K = 128 };
-static int number_a(int r, int k) { return (r * 7 + k * 3) % 5 - 2; }
-static int number_b(int c, int k) { return (c * 5 + k * 11) % 7 - 3; }
-/* Small integers: their bf16 codes and all sums are exact. a and b as packed, c [TRY_M, TRY_N] on the host. */
-static bool right(const float *c) {
-    for (int r = 0; r < TRY_M; r++)
-        for (int n = 0; n < TRY_N; n++) {
-            int sum = 0;
-            for (int k = 0; k < TRY_K; k++) sum += number_a(r, k) * number_b(n, k);
-            if (c[r * TRY_N + n] != (float)sum) return false;
-        }
-    return true;
-}
 static int try_product(struct cuda_gpu *g, bool *serves) {
     const int64_t rows_a = gemm_padded(TRY_M), rows_b = gemm_padded(TRY_N), ab = (rows_a + rows_b) * TRY_K * 2;
     struct gemm_packed w = {.k = TRY_K, .at = {0, TRY_K / 2, TRY_K}};
@@ -209,7 +197,7 @@ static int try_product(struct cuda_gpu *g, bool *serves) {
     char *work;
     for (int64_t i = 0; i < (rows_a + rows_b) * TRY_K; i++) {
         const int r = (int)(i / TRY_K), k = (int)(i % TRY_K);
-        codes[i] = bf16_encode((float)(r < rows_a ? number_a(r, k) : number_b(r - (int)rows_a, k)));
+        codes[i] = bf16_encode((float)(r < rows_a ? gemm_trial_a(r, k) : gemm_trial_b(r - (int)rows_a, k)));
     }
     GPU_TRY(gpu_work(g, (size_t)ab + TRY_M * TRY_N * 4 + gemm_wgmma_bytes(g, &p), (void **)&work));
     w.a = (uint16_t *)work;
@@ -221,7 +209,7 @@ static int try_product(struct cuda_gpu *g, bool *serves) {
     GPU_TRY(gpu_check(cudaMemcpyAsync(codes, p.c, TRY_M * TRY_N * 4, cudaMemcpyDeviceToHost, g->stream),
                       "copying from the device"));
     GPU_TRY(gpu_check(cudaStreamSynchronize(g->stream), "trying wgmma"));
-    *serves = right((const float *)g->staging);
+    *serves = gemm_trial_right((const float *)g->staging, TRY_M, TRY_N, TRY_K);
     return 0;
 }
 int gemm_wgmma_open(struct cuda_gpu *g, bool *serves) {

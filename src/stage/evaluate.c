@@ -41,16 +41,22 @@ static enum status open_all(struct eval *e) {
     return stage_open_teacher_quant_all(e->r, s, e->teacher.m, &e->teacher_quant);
 }
 
+/* Of a pass of the student that scores. `shape` is borrowed by the pass. */
+static struct train_pass_options scoring(const struct eval *e, const char *name, struct model_shape *shape) {
+    *shape = (struct model_shape){.b = e->micro, .t = e->t};
+    return (struct train_pass_options){.name = name,
+                                       .model = e->student.m,
+                                       .shape = shape,
+                                       .hook = stage_quant_hook(&e->quant),
+                                       .head = TRAIN_HEAD_LOSS,
+                                       .slots = 1,
+                                       .invariant = e->r->invariant,
+                                       .temperature = 1};
+}
+
 static enum status make_passes(struct eval *e, struct train_pass **pass, struct train_pass **teacher) {
-    struct model_shape shape = {.b = e->micro, .t = e->t};
-    struct train_pass_options o = {.name = "evaluate",
-                                   .model = e->student.m,
-                                   .shape = &shape,
-                                   .hook = stage_quant_hook(&e->quant),
-                                   .head = TRAIN_HEAD_LOSS,
-                                   .slots = 1,
-                                   .invariant = e->r->invariant,
-                                   .temperature = 1};
+    struct model_shape shape;
+    struct train_pass_options o = scoring(e, "evaluate", &shape);
     if (e->teacher.m) {
         struct train_pass_options t = {.name = "teacher",
                                        .model = e->teacher.m,
@@ -144,15 +150,8 @@ static enum status report_compute(struct eval *e, const struct train_tally *t) {
 }
 
 static enum status prepare_compute(struct eval *e, struct train_pass **pass) {
-    struct model_shape shape = {.b = e->micro, .t = e->t};
-    struct train_pass_options o = {.name = "fake-quantized",
-                                   .model = e->student.m,
-                                   .shape = &shape,
-                                   .hook = stage_quant_hook(&e->quant),
-                                   .head = TRAIN_HEAD_LOSS,
-                                   .slots = 1,
-                                   .invariant = e->r->invariant,
-                                   .temperature = 1};
+    struct model_shape shape;
+    struct train_pass_options o = scoring(e, "fake-quantized", &shape);
     TM_TRY(quant_model_apply(e->quant.q));
     TM_TRY(train_pass_create(&o, NULL, pass));
     return train_pass_bind(pass, 1);

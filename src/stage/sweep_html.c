@@ -121,21 +121,26 @@ static void key(const struct figure *f, struct report_out *o) {
     report_printf(o, "</p>\n");
 }
 
+/* A plot of the figure's points with its key. */
+static void draw(struct sweep_plot *p, const struct figure *f, struct report_out *o) {
+    p->v = f->v;
+    p->n = f->n;
+    report_printf(o, "<div>");
+    sweep_plot(o, p);
+    key(f, o);
+    report_printf(o, "</div>\n");
+}
+
 static enum status plot_front(const struct sweep_table *t, struct report_out *o) {
     struct figure f;
     char title[96];
     enum status st = figure_make(t, -1, false, &f);
     snprintf(title, sizeof title, "Bits per weight against %s", result_name(t));
-    report_printf(o, "<div>");
-    if (st == TM_OK)
-        sweep_plot(o, &(struct sweep_plot){.title = title,
-                                           .x_title = "bits per weight",
-                                           .y_title = "nats/token; dashed: the front",
-                                           .front = true,
-                                           .v = f.v,
-                                           .n = f.n});
-    if (st == TM_OK) key(&f, o);
-    report_printf(o, "</div>\n");
+    struct sweep_plot p = {.title = title,
+                           .x_title = "bits per weight",
+                           .y_title = "nats/token; dashed: the front",
+                           .front = true};
+    if (st == TM_OK) draw(&p, &f, o);
     figure_free(&f);
     return st;
 }
@@ -165,19 +170,14 @@ static enum status plot_axis(const struct sweep_table *t, int axis, struct repor
     }
     enum status st = figure_make(t, axis, is_words, &f);
     snprintf(title, sizeof title, "%.200s against %s", a->key, result_name(t));
-    report_printf(o, "<div>");
-    if (st == TM_OK)
-        sweep_plot(o, &(struct sweep_plot){.title = title,
-                                           .x_title = short_key(a->key),
-                                           .y_title = "nats/token",
-                                           .words = few ? words : NULL,
-                                           .words_at = is_words ? NULL : at,
-                                           .n_words = a->values.n,
-                                           .lines = true,
-                                           .v = f.v,
-                                           .n = f.n});
-    if (st == TM_OK) key(&f, o);
-    report_printf(o, "</div>\n");
+    struct sweep_plot p = {.title = title,
+                           .x_title = short_key(a->key),
+                           .y_title = "nats/token",
+                           .words = few ? words : NULL,
+                           .words_at = is_words ? NULL : at,
+                           .n_words = a->values.n,
+                           .lines = true};
+    if (st == TM_OK) draw(&p, &f, o);
     figure_free(&f);
     return st;
 }
