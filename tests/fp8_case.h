@@ -131,6 +131,40 @@ static inline double fp8_nmse(const struct fp8_case *c, const float *x) {
     return norm > 0 ? error / norm : error;
 }
 
+/* A tensor to quantize: the kind of fake_quant, whether it is a weight (rounded to bf16), whether maxima are given, and how scales lie (grid of
+ * zeros: one). */
+struct fp8_source {
+    const char *what;
+    int kind, weight;
+    bool given;
+    int64_t rows, cols;
+    struct block_grid grid;
+};
+static inline int64_t fp8_source_scales(const struct fp8_source *s) {
+    return s->grid.rows ? fp8_scale_count(&s->grid, s->rows) : 1;
+}
+/* Its arguments, with zeros, a value beyond the largest code and a NaN; codes and scales are blank. */
+static inline struct quant_fp8_args fp8_quantize(struct ops_run *r, const struct fp8_source *s, int64_t ldx,
+                                                 int64_t ldc) {
+    const int64_t n = fp8_source_scales(s);
+    float *x = ops_normal(r, s->rows * ldx, 3), amax = 11.3f, *maxima = ops_normal(r, n, 1);
+    for (int64_t j = 0; j < n; j++) maxima[j] = 4 + fabsf(maxima[j]);
+    x[5] = 0, x[6] = -0.0f, x[9] = 1e4f, x[11] = NAN;
+    struct quant_fp8_args a = {.of = {.x = ops_put_f32(r, x, s->rows * ldx),
+                                      .amax = ops_put_f32(r, &amax, 1),
+                                      .rows = s->rows,
+                                      .cols = s->cols,
+                                      .ldx = ldx,
+                                      .kind = s->kind,
+                                      .round_bf16 = s->weight,
+                                      .grid = s->grid},
+                               .codes = ops_put(r, ops_host(r, (size_t)(s->rows * ldc), 1), (size_t)(s->rows * ldc)),
+                               .scales = ops_blank(r, n),
+                               .ldc = ldc};
+    if (s->given) a.of.maxima = ops_put_f32(r, maxima, n);
+    return a;
+}
+
 static const struct {
     int segments;
     int64_t k[OPS_MAX_SEGMENTS + 1];

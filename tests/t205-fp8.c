@@ -58,13 +58,7 @@ static void cut(struct dev *d) {
 }
 
 /* --- codes ---------------------------------------------------------------------------------------------------------------------- */
-static const struct {
-    const char *what;
-    int kind, weight;
-    bool given;
-    int64_t rows, cols;
-    struct block_grid grid;
-} sources[] = {
+static const struct fp8_source sources[] = {
     {"activations, one scale", FQ_FP8, 0, false, 7, 131, {0}},
     {"weights, one scale", FQ_FP8, 1, false, 70, 600, {0}},
     {"activations, groups of 128", FQ_FP8_BLOCK, 0, false, 5, 384, {1, 128, 0, 0, 3}},
@@ -77,27 +71,13 @@ static const struct {
 static void codes(struct dev *d) {
     for (size_t i = 0; i < sizeof sources / sizeof *sources; i++) {
         struct ops_run r = {.d = d, .seed = i + 1};
-        const int64_t rows = sources[i].rows, cols = sources[i].cols, ldx = cols + 2, ldc = cols + 1;
+        const int64_t rows = sources[i].rows, cols = sources[i].cols, ldc = cols + 1;
         const struct block_grid g = sources[i].grid;
-        const int64_t n_scales = g.rows ? fp8_scale_count(&g, rows) : 1;
-        float *x = ops_normal(&r, rows * ldx, 3), amax = 11.3f, *maxima = ops_normal(&r, n_scales, 1);
-        for (int64_t j = 0; j < n_scales; j++) maxima[j] = 4 + fabsf(maxima[j]);
-        x[5] = 0, x[6] = -0.0f, x[9] = 1e4f, x[11] = NAN;
+        const int64_t n_scales = fp8_source_scales(&sources[i]);
+        struct quant_fp8_args a = fp8_quantize(&r, &sources[i], cols + 2, ldc);
+        a.of.y = ops_blank(&r, rows * cols);
+        a.of.ldy = cols;
         uint8_t *blank = ops_host(&r, (size_t)(rows * ldc), 1);
-        struct quant_fp8_args a = {.of = {.x = ops_put_f32(&r, x, rows * ldx),
-                                          .y = ops_blank(&r, rows * cols),
-                                          .amax = ops_put_f32(&r, &amax, 1),
-                                          .rows = rows,
-                                          .cols = cols,
-                                          .ldx = ldx,
-                                          .ldy = cols,
-                                          .kind = sources[i].kind,
-                                          .round_bf16 = sources[i].weight,
-                                          .grid = g},
-                                   .codes = ops_put(&r, blank, (size_t)(rows * ldc)),
-                                   .scales = ops_blank(&r, n_scales),
-                                   .ldc = ldc};
-        if (sources[i].given) a.of.maxima = ops_put_f32(&r, maxima, n_scales);
         float *y = ops_host(&r, (size_t)(rows * cols), 4), *scales = ops_host(&r, (size_t)n_scales, 4);
         ops_must(dev_fake_quant(d, &a.of));
         ops_must(dev_quant_fp8(d, &a));

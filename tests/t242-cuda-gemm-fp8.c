@@ -41,13 +41,7 @@ static void shapes_agree(struct dev *d) {
 }
 
 /* --- codes: on both devices ------------------------------------------------------------------------------------------------- */
-static const struct {
-    const char *what;
-    int kind, weight;
-    bool given;
-    int64_t rows, cols;
-    struct block_grid grid;
-} sources[] = {
+static const struct fp8_source sources[] = {
     {"one scale", FQ_FP8, 0, false, 7, 131, {0}},
     {"weights, one scale", FQ_FP8, 1, false, 70, 64, {0}},
     {"groups of 128", FQ_FP8_BLOCK, 0, false, 5, 384, {1, 128, 0, 0, 3}},
@@ -60,26 +54,10 @@ enum { SOURCES = sizeof sources / sizeof *sources };
 static void quantize(struct dev *d, int i, uint8_t *codes, float *scales) {
     struct ops_run r = {.d = d, .seed = (uint64_t)i + 1};
     const int64_t rows = sources[i].rows, cols = sources[i].cols;
-    const struct block_grid g = sources[i].grid;
-    const int64_t n_scales = g.rows ? fp8_scale_count(&g, rows) : 1;
-    float *x = ops_normal(&r, rows * cols, 3), amax = 11.3f, *maxima = ops_normal(&r, n_scales, 1);
-    for (int64_t j = 0; j < n_scales; j++) maxima[j] = 4 + fabsf(maxima[j]);
-    x[5] = 0, x[6] = -0.0f, x[9] = 1e4f, x[11] = NAN;
-    struct quant_fp8_args a = {.of = {.x = ops_put_f32(&r, x, rows * cols),
-                                      .amax = ops_put_f32(&r, &amax, 1),
-                                      .rows = rows,
-                                      .cols = cols,
-                                      .ldx = cols,
-                                      .kind = sources[i].kind,
-                                      .round_bf16 = sources[i].weight,
-                                      .grid = g},
-                               .codes = ops_put(&r, codes, (size_t)(rows * cols)),
-                               .scales = ops_blank(&r, n_scales),
-                               .ldc = cols};
-    if (sources[i].given) a.of.maxima = ops_put_f32(&r, maxima, n_scales);
+    struct quant_fp8_args a = fp8_quantize(&r, &sources[i], cols, cols);
     ops_must(dev_quant_fp8(d, &a));
     ops_must(dev_download(d, codes, a.codes, (size_t)(rows * cols)));
-    ops_must(dev_download(d, scales, a.scales, (size_t)n_scales * 4));
+    ops_must(dev_download(d, scales, a.scales, (size_t)fp8_source_scales(&sources[i]) * 4));
     if (!ops_canaries(&r)) ok(false, "%s: canaries", sources[i].what);
     ops_end(&r);
 }
@@ -93,7 +71,7 @@ static void codes(struct dev *cuda) {
     for (int i = 0; i < SOURCES; i++) {
         quantize(cuda, i, got, got_scales);
         quantize(host, i, want, want_scales);
-        const int64_t n = sources[i].grid.rows ? fp8_scale_count(&sources[i].grid, sources[i].rows) : 1;
+        const int64_t n = fp8_source_scales(&sources[i]);
         ok(!memcmp(got, want, (size_t)(sources[i].rows * sources[i].cols)) &&
                !memcmp(got_scales, want_scales, (size_t)n * 4),
            "%s: codes and scales have the host's bits", sources[i].what);
