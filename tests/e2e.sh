@@ -42,6 +42,17 @@ ends() { # ends CODE RANKS ARGUMENTS...: the run ends with this exit code
     rc=$?
     [ "$rc" -eq "$code" ] || { echo "exit code $rc, expected $code"; return 1; }
 }
+ranks_of() { # ranks_of RUN: process ids of its ranks on all hosts, RUN being a pattern; fails where there is none. A bare system has no pgrep
+    local f words run=" run.dir=$dir/$1 " none=1
+    for f in /proc/[0-9]*/cmdline; do
+        { mapfile -d '' -t words <"$f"; } 2>/dev/null || continue
+        # shellcheck disable=SC2053 # a pattern
+        [[ ${words[0]-} = "$TEMPER" && " ${words[*]} " = *$run* ]] || continue
+        f=${f%/cmdline} none=0
+        echo "${f#/proc/}"
+    done
+    return $none
+}
 says() { grep -Eq -- "$1" "$dir/log" || { echo "no line matches: $1"; return 1; }; }
 bytes_of() { (cd "$1" && find . -type f | LC_ALL=C sort | xargs sha256sum) | sha256sum | cut -c 1-16; } # of a whole folder
 make_model() { # make_model NAME: tests/data/NAME becomes a Hugging Face directory with weights, $dir/NAME/hf

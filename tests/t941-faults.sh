@@ -43,7 +43,7 @@ check "a wall limit that passes at any moment: after $starts starts it is done" 
 check "  with the same bytes" same wall
 mpirun -np 1 "$TEMPER" "$decks/tiny.cfg" --set run.dir="$dir/twice" "${words[@]}" --set qad.steps=100000 </dev/null >"$dir/out" 2>"$dir/log" &
 for _ in $(seq 500); do [ -s "$dir/twice/metrics.jsonl" ] && break; sleep 0.02; done
-rank=$(pgrep -f "^$TEMPER .*run\\.dir=$dir/twice ")
+rank=$(ranks_of twice)
 kill -STOP "$rank"
 kill -TERM "$rank"
 kill -CONT "$rank"

@@ -44,7 +44,6 @@ wait_for() { # wait_for SECONDS COMMAND...: until it succeeds
 }
 has_lines() { [ -e "$1" ] && [ "$(wc -l <"$1")" -ge "$2" ]; }
 steps_done() { has_lines "$dir/$1/metrics.jsonl" "$2"; } # steps_done RUN N
-ranks_of() { pgrep -f "^$TEMPER .*run\.dir=$dir/$1( |\$)"; }  # ranks_of RUN: on all hosts
 hold() { wait_for 60 steps_done "$1" "${2:-2}" && ranks_of "$1" | xargs -r kill -STOP; } # hold RUN [STEPS]: keep it there
 release() { ranks_of "$1" | xargs -r kill -CONT; }
 gone() { ! ranks_of "$1" >/dev/null; } # gone RUN: no rank is left on any host
