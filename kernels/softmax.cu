@@ -130,6 +130,11 @@ int gpu_sum_exp(struct cuda_gpu *g, const struct sum_exp_args *a) {
         gpu_f32(a->z), gpu_f32(a->rowmax), gpu_i32(a->labels), gpu_f32(a->sumexp), gpu_f32(a->target), a->n, a->ld,
         a->col0,       (int)a->v,          a->inv_temp};
     if (a->n < 1) return 0;
+    if (a->with_max) { /* rows of one read: what fits is then in L2 */
+        const struct row_max_args m = {a->z, a->rowmax, a->best, a->n, a->v, a->ld, a->col0, a->inv_temp};
+        const int st = gpu_row_max(g, &m);
+        if (st) return st;
+    }
     unsigned blocks = (unsigned)((a->n + rows_of_block(a->segments) - 1) / rows_of_block(a->segments));
     LAUNCH(sum_exp_k, blocks, GPU_THREADS, 0, g->stream, r, vocab_cut_of(a->segments, a->seg));
     return gpu_launched("sum_exp");

@@ -324,9 +324,17 @@ static inline void case_cross_entropy(struct ops_run *r, int64_t n, int64_t v) {
     dptr d_z = ops_put_f32(r, z, n * ld), d_top = ops_blank(r, n), d_best = ops_blank(r, n), d_sum = ops_blank(r, n);
     dptr d_tgt = ops_blank(r, n), d_lab = ops_put(r, labels, (size_t)n * 4);
     ops_must(dev_row_max(r->d, &(struct row_max_args){d_z, d_top, d_best, n, v, ld, col0, 1}));
-    struct sum_exp_args s = {d_z, d_top, d_lab, d_sum, d_tgt, n, v, ld, col0, 8, {0}, 1};
+    struct sum_exp_args s = {d_z, d_top, d_lab, d_sum, d_tgt, n, v, ld, col0, 8, {0}, 1, 0, {0}};
     ops_segments(s.seg, v, 8);
     ops_must(dev_sum_exp(r->d, &s));
+    const dptr once[3] = {ops_blank(r, n), ops_blank(r, n), ops_blank(r, n)}, apart[3] = {d_top, d_best, d_sum};
+    s.rowmax = once[0], s.best = once[1], s.sumexp = once[2], s.with_max = 1;
+    ops_must(dev_sum_exp(r->d, &s));
+    for (int i = 0; i < 3; i++) {
+        ops_take(r, once[i], NULL, n), ops_take(r, apart[i], NULL, n);
+        if (memcmp(r->out + r->n - 2 * n, r->out + r->n - n, (size_t)n * 4))
+            ok(false, "maxima and sums in one pass have other bits: array %d", i);
+    }
     ops_must(
         dev_ce_grad(r->d, &(struct ce_grad_args){d_z, d_top, d_sum, d_lab, ops_put_f32(r, weight, n), n, v, ld, col0}));
     ops_take(r, d_top, top, n);
@@ -364,7 +372,7 @@ static inline void case_kl(struct ops_run *r, int64_t n, int64_t v) {
                              .segments = 8,
                              .inv_temp = inv_temp};
     ops_segments(a.seg, v, 8);
-    struct sum_exp_args s = {d_s, a.smax, {0}, a.ssum, {0}, n, v, lds, 0, 8, {0}, inv_temp};
+    struct sum_exp_args s = {d_s, a.smax, {0}, a.ssum, {0}, n, v, lds, 0, 8, {0}, inv_temp, 0, {0}};
     ops_segments(s.seg, v, 8);
     ops_must(dev_row_max(r->d, &(struct row_max_args){d_s, a.smax, {0}, n, v, lds, 0, inv_temp}));
     ops_must(dev_row_max(r->d, &(struct row_max_args){d_t, a.tmax, {0}, n, v, ldt, 0, inv_temp}));

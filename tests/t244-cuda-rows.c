@@ -162,10 +162,13 @@ static void softmax(struct ops_run *r, const int64_t *k) {
     for (int64_t i = 2; i < n; i += 3) weight[i] = i % 2 ? 0.0f : -0.0f;
     dptr d_z = ops_put_f32(r, z, n * ld), top = ops_blank(r, n), best = ops_blank(r, n), sum = ops_blank(r, n);
     dptr target = ops_blank(r, n), d_labels = ops_put(r, labels, (size_t)n * 4);
-    struct sum_exp_args s = {d_z, top, d_labels, sum, target, n, v, ld, col0, (int)k[2], {0}, 0.7f};
+    struct sum_exp_args s = {d_z, top, d_labels, sum, target, n, v, ld, col0, (int)k[2], {0}, 0.7f, 0, {0}};
     if (k[5]) s.target.a = 0;
     for (int j = 0; j <= s.segments; j++) s.seg[j] = v * j * j / s.segments / s.segments; /* uneven, some empty */
     ops_must(dev_row_max(r->d, &(struct row_max_args){d_z, top, best, n, v, ld, col0, 0.7f}));
+    ops_must(dev_sum_exp(r->d, &s));
+    dptr once_top = ops_blank(r, n), once_best = ops_blank(r, n), once_sum = ops_blank(r, n); /* all in one */
+    s.rowmax = once_top, s.best = once_best, s.sumexp = once_sum, s.with_max = 1;
     ops_must(dev_sum_exp(r->d, &s));
     struct ce_grad_args c = {d_z, top, sum, d_labels, ops_put_f32(r, weight, n), n, v, ld, col0};
     ops_must(dev_ce_grad(r->d, &c));
@@ -173,6 +176,9 @@ static void softmax(struct ops_run *r, const int64_t *k) {
     take(r, best, n);
     take(r, sum, n);
     take(r, target, n);
+    take(r, once_top, n);
+    take(r, once_best, n);
+    take(r, once_sum, n);
     take(r, d_z, n * ld);
 }
 /* rows, columns, segments, extra columns of the teacher, kind of the teacher's logits, 1 without the gradient */

@@ -24,31 +24,36 @@ static enum status check_segments(const int64_t *seg, int n, int64_t v) {
                 : TM_FAIL(TM_ERR_SHAPE, "softmax: %d segments that do not rise from 0 to %lld", n, (long long)v);
 }
 
+/* Maximum of v logits, times inv_temp, and its global column where `best` is not NULL. */
+static float maximum(const struct leaf *f, const float *z, int64_t v, float inv_temp, int64_t col0, int32_t *best) {
+    const float m = f->max(z, v);
+    if (best) {
+        const int64_t at = f->find(z, v, m);
+        *best = at < v ? (int32_t)(col0 + at) : INT32_MAX;
+    }
+    return m * inv_temp; /* rounding is monotone: this is the largest product too */
+}
+
 enum status host_row_max(struct dev *d, const struct row_max_args *a) {
-    const struct leaf *f = d->leaf;
     float *top = host_f32(a->rowmax);
     int32_t *best = host_i32(a->best);
 #pragma omp parallel for num_threads(d->threads) if (a->n * a->v > HOST_SERIAL)
-    for (int64_t i = 0; i < a->n; i++) {
-        const float *z = host_f32(a->z) + i * a->ld;
-        float m = f->max(z, a->v);
-        top[i] = m * a->inv_temp; /* rounding is monotone: this is the largest product too */
-        if (!best) continue;
-        int64_t at = f->find(z, a->v, m);
-        best[i] = at < a->v ? (int32_t)(a->col0 + at) : INT32_MAX;
-    }
+    for (int64_t i = 0; i < a->n; i++)
+        top[i] = maximum(d->leaf, host_f32(a->z) + i * a->ld, a->v, a->inv_temp, a->col0, best ? best + i : NULL);
     return TM_OK;
 }
 
 enum status host_sum_exp(struct dev *d, const struct sum_exp_args *a) {
     const struct leaf *f = d->leaf;
-    const float *top = host_f32(a->rowmax);
-    float *sum = host_f32(a->sumexp), *target = host_f32(a->target);
+    float *top = host_f32(a->rowmax), *sum = host_f32(a->sumexp), *target = host_f32(a->target);
+    int32_t *best = host_i32(a->best);
     TM_TRY(check_segments(a->seg, a->segments, a->v));
 #pragma omp parallel for num_threads(d->threads) if (a->n * a->v > HOST_SERIAL)
     for (int64_t i = 0; i < a->n; i++) {
         const float *z = host_f32(a->z) + i * a->ld;
         float part[OPS_MAX_SEGMENTS];
+        if (a->with_max)
+            top[i] = maximum(f, z, a->v, a->inv_temp, a->col0, best ? best + i : NULL); /* z is then in cache */
         for (int s = 0; s < a->segments; s++)
             part[s] = f->sum_exp(z + a->seg[s], a->seg[s + 1] - a->seg[s], a->inv_temp, top[i]);
         sum[i] = segment_tree(part, a->seg, a->segments);

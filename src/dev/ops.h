@@ -256,13 +256,16 @@ struct row_max_args {
     float inv_temp;
 };
 /* sumexp[i] = tree over this rank's segments (seg: boundaries in local columns, seg[0] = 0) of the 16-lane sum of exp(z*inv_temp - max);
- * target[i] = z[label - col0] * inv_temp if the label is here, else +0 (target may be 0 = not wanted). labels [n] int32. */
+ * target[i] = z[label - col0] * inv_temp if the label is here, else +0 (target may be 0 = not wanted). labels [n] int32.
+ * with_max: no other rank has columns, so rowmax, and best if it is not 0, are found here first, as row_max does: one pass over memory. */
 struct sum_exp_args {
     dptr z, rowmax, labels, sumexp, target;
     int64_t n, v, ld, col0;
     int segments;
     int64_t seg[OPS_MAX_SEGMENTS + 1];
     float inv_temp;
+    int with_max;
+    dptr best;
 };
 /* In place z <- (softmax(z) - [j == label]) * weight[i]; weight [n] (0 for masked tokens: their row becomes +0
  * whatever its logits). rowmax, sumexp are global. */

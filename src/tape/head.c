@@ -52,15 +52,6 @@ static enum status statistics(const struct chunk *c, dptr z, float inv_temp, dpt
                               dptr target) {
     struct dev *d = c->t->o.dev;
     struct par_group *g = tensor_group(c->t);
-    TM_TRY(dev_row_max(d, &(struct row_max_args){.z = z,
-                                                 .rowmax = max,
-                                                 .best = best,
-                                                 .n = c->rows,
-                                                 .v = c->vocab,
-                                                 .ld = c->vocab,
-                                                 .col0 = c->col0,
-                                                 .inv_temp = inv_temp}));
-    if (g) TM_TRY(par_argmax(g, d, max, best, c->rows));
     struct sum_exp_args s = {.z = z,
                              .rowmax = max,
                              .labels = labels,
@@ -71,7 +62,20 @@ static enum status statistics(const struct chunk *c, dptr z, float inv_temp, dpt
                              .ld = c->vocab,
                              .col0 = c->col0,
                              .segments = c->segments,
-                             .inv_temp = inv_temp};
+                             .inv_temp = inv_temp,
+                             .with_max = !g,
+                             .best = best};
+    if (g) {
+        TM_TRY(dev_row_max(d, &(struct row_max_args){.z = z,
+                                                     .rowmax = max,
+                                                     .best = best,
+                                                     .n = c->rows,
+                                                     .v = c->vocab,
+                                                     .ld = c->vocab,
+                                                     .col0 = c->col0,
+                                                     .inv_temp = inv_temp}));
+        TM_TRY(par_argmax(g, d, max, best, c->rows));
+    }
     for (int j = 0; j <= c->segments; j++) s.seg[j] = c->seg[j];
     TM_TRY(dev_sum_exp(d, &s));
     TM_TRY(over_tp(c, sum, c->rows));
