@@ -42,13 +42,13 @@ static void product(const struct gemm_kernel *kn, int64_t rows, int64_t cols, in
                     int64_t depth, float *c, int64_t ldc, int add) {
     _Alignas(64) float hot[SLOT_KEPT * GEMM_MR * GEMM_NR]; /* only a widened kernel uses it */
     const struct gemm_step step = {.k1 = (int)padded_k(kn, k), .load = add, .to = SLOT_C, .last = 1};
-    const int64_t n = tiles(rows, kn->mr), element = kn->element;
+    const int64_t n = tiles(rows, kn->mr), element = kn->element, lda = gemm_lda(kn, step.k1);
     for (int64_t i = 0; i < n; i++) {
         const int64_t r0 = kn->whole ? i * kn->mr : rows * i / n, r1 = kn->whole ? r0 + kn->mr : rows * (i + 1) / n;
         const char *panel = b;
         for (int64_t j = 0; j < cols; j += kn->nr, panel += depth * kn->nr * element) {
             const struct gemm_tile t = {.kn = kn,
-                                        .a = (const char *)a + r0 * kn->lda * element,
+                                        .a = (const char *)a + r0 * lda * element,
                                         .b = panel,
                                         .c = c + r0 * ldc + j,
                                         .ldc = ldc,
@@ -149,11 +149,14 @@ struct forward_space {
     void *q, *p;
     float *s, *acc;
 };
-static size_t forward_bytes(const struct gemm_kernel *kn, int64_t d) {
-    return 2 * (size_t)(ATTN_ROWS * kn->lda * kn->element) + (size_t)(LEFT + ATTN_ROWS * padded(kn, d)) * sizeof(float);
+static int64_t left_bytes(const struct gemm_kernel *kn, int64_t d) { /* of packed rows of d channels or of a key tile */
+    return ATTN_ROWS * gemm_lda(kn, size_max(padded_k(kn, d), padded_k(kn, ATTN_KEYS))) * kn->element;
 }
-static struct forward_space forward_space(const struct gemm_kernel *kn, char *ws) {
-    const int64_t left = ATTN_ROWS * kn->lda * kn->element;
+static size_t forward_bytes(const struct gemm_kernel *kn, int64_t d) {
+    return 2 * (size_t)left_bytes(kn, d) + (size_t)(LEFT + ATTN_ROWS * padded(kn, d)) * sizeof(float);
+}
+static struct forward_space forward_space(const struct gemm_kernel *kn, int64_t d, char *ws) {
+    const int64_t left = left_bytes(kn, d);
     struct forward_space w = {.q = ws, .p = ws + left, .s = (float *)(void *)(ws + 2 * left)};
     w.acc = w.s + LEFT;
     if (kn->block == 1) w.p = w.s;
@@ -204,7 +207,7 @@ enum status host_attn_fwd(struct dev *d, const struct attn_fwd_args *a) {
     TM_TRY(host_scratch(d, (size_t)(n_kv * each), forward_bytes(kn, a->d), &base, &first, &stride));
 #pragma omp parallel num_threads(d->threads) if (n > 1)
     {
-        const struct forward_space w = forward_space(kn, base + first + (size_t)omp_get_thread_num() * stride);
+        const struct forward_space w = forward_space(kn, a->d, base + first + (size_t)omp_get_thread_num() * stride);
         if (kn->enter) kn->enter();
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < n_kv; i++)

@@ -21,7 +21,7 @@ struct host_gemm {
 enum {
     WORK_B = GEMM_KC * GEMM_NB * 4, /* bytes */
     WORK_KEPT = GEMM_DEPTH * GEMM_MG * GEMM_NB * 4,
-    RESIDENT = 384, /* rows of bf16 that may stay packed */
+    WORK_A_BF16 = 1152 << 10, /* what may stay packed: with B in L2 */
 };
 
 static enum status kernel_find(const char *name, const struct gemm_kernel **out) {
@@ -52,7 +52,7 @@ enum status host_gemm_open(const char *kernel, bool invariant, int threads, stru
     g->bf16 = amx ? amx : &g->widened;
     g->threads = threads;
     const size_t a = size_align((size_t)GEMM_MA * GEMM_LDA * 4, 64),
-                 a_bf16 = amx ? (size_t)(RESIDENT + amx->mr) * (size_t)amx->lda * 2 : 0,
+                 a_bf16 = amx ? WORK_A_BF16 + (size_t)(amx->mr * amx->kc_tree) * 2 : 0,
                  work_a = a > a_bf16 ? a : a_bf16, work = work_a + WORK_B + WORK_KEPT;
     TM_GOTO(st, fail, mem_alloc(&g->work, (size_t)threads, sizeof *g->work));
     TM_GOTO(st, fail, mem_alloc(&g->buffer, (size_t)threads, work));
@@ -138,7 +138,7 @@ static void split(const struct gemm_kernel *kn, int most, const struct gemm_args
 
 /* The scratch of a thread as kernel kn uses it. */
 static struct gemm_work work_of(const struct gemm_kernel *kn, struct gemm_work w) {
-    w.rows_a = kn->element == 4 ? GEMM_MA : RESIDENT;
+    w.elements_a = kn->element == 4 ? GEMM_MA * GEMM_LDA : WORK_A_BF16 / kn->element;
     w.kc = kn->kc_tree;
     w.nb = kn->nb;
     w.elements_b = WORK_B / kn->element;

@@ -112,7 +112,7 @@ static AMX void pack_a(const struct gemm_kernel *kn, const struct gemm_args *a, 
     (void)kn;
     if (a->layout == GEMM_TN) k_rows(s, a, false, m, row);
     for (int64_t r = 0; r < rows; r += MR) {
-        uint16_t *to = (uint16_t *)panels + r * KC;
+        uint16_t *to = (uint16_t *)panels + r * s->len;
         if (a->layout != GEMM_TN) {
             round_rows(s, a, false, m + r, size_min(MR, rows - r), to, MR * GEMM_BLOCK);
             continue;
@@ -248,7 +248,6 @@ static const struct gemm_kernel kernel_ = {
     .kc = CHAIN,
     .kc_tree = KC,
     .nb = NB,
-    .lda = KC,
     .element = sizeof(uint16_t),
     .block = GEMM_BLOCK,
     .whole = true,

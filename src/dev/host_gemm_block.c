@@ -32,8 +32,8 @@ static void block_tiles(const struct gemm_kernel *kn, const struct gemm_args *a,
                         int64_t m0, int64_t m1, int64_t n0, int64_t n1, const struct gemm_work *w, bool resident,
                         bool first) {
     _Alignas(64) float hot[SLOT_KEPT * GEMM_MR * GEMM_NR];
-    const int64_t tiles = size_ceil_div(m1 - m0, kn->mr), nr = kn->nr,
-                  group = (resident ? w->rows_a : size_min(w->rows_a, GEMM_MA)) / kn->mr;
+    const int64_t tiles = size_ceil_div(m1 - m0, kn->mr), nr = kn->nr, lda = gemm_lda(kn, s->len),
+                  group = resident ? tiles : size_min(w->elements_a / lda, GEMM_MA) / kn->mr;
     struct gemm_tile t = {.kn = kn, .ldc = a->ldc, .slot = {hot, w->kept}, .step = s->step, .steps = s->steps};
     for (int64_t i = 0; i < tiles; i++) {
         const int64_t m = tile_row(kn, m0, m1, i, tiles), me = tile_row(kn, m0, m1, i + 1, tiles);
@@ -53,7 +53,7 @@ static void block_tiles(const struct gemm_kernel *kn, const struct gemm_args *a,
             t.b = (const char *)t.b + s->len * nr * kn->element;
             if (w->kept) t.slot[1] += GEMM_DEPTH * kn->mr * nr;
         }
-        t.a = (const char *)t.a + (me - m) * kn->lda * kn->element;
+        t.a = (const char *)t.a + (me - m) * lda * kn->element;
     }
 }
 
@@ -78,7 +78,7 @@ static void block_superblocks(const struct gemm_kernel *kn, const struct gemm_ar
         mg = (int64_t)GEMM_MG * GEMM_NB / nb / kn->mr * kn->mr;
     else
         mine.kept = NULL;
-    const bool resident = p->all <= kc && size_ceil_div(mg, kn->mr) * kn->mr <= w->rows_a;
+    const bool resident = p->all <= kc && size_ceil_div(mg, kn->mr) * kn->mr * gemm_lda(kn, p->all) <= w->elements_a;
     /* Few rows: transpose less of B at a time, so that it is still in L1 when it is used. */
     if (a->layout == GEMM_NT && m1 - m0 <= 2 * kn->mr) nb = size_min(nb, 2 * kn->nr);
     for (int64_t n = n0; n < n1; n += nb) {

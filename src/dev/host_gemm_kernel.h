@@ -88,7 +88,7 @@ struct gemm_kernel {
     int kc;      /* most k of a superblock, where the product is one chain: A's panel of a tile stays in L1 or close */
     int kc_tree; /* and where it is a tree: large enough that most sums wait in L1 */
     int nb;      /* most columns of a packed B block, a multiple of nr */
-    int lda;     /* elements of packed A a row: panels of mr rows lie mr * lda apart */
+    int lda; /* elements of packed A a row: panels of mr rows lie mr * lda apart; 0: as many as the superblock has k */
     int element; /* bytes of a packed element */
     int block;   /* leaves are padded to a multiple of so many k: 1, or GEMM_BLOCK (bf16) */
     bool whole;  /* tile() writes all mr rows whatever `rows` is, and reads as many of A */
@@ -114,12 +114,16 @@ const struct gemm_kernel *gemm_kernel_portable(void);
 const struct gemm_kernel *gemm_kernel_amx(void);               /* bf16 */
 struct gemm_kernel gemm_widen(const struct gemm_kernel *fp32); /* bf16 on the tiles of an fp32 kernel */
 
+/* Elements of packed A a row, in a superblock of len k. */
+static inline int64_t gemm_lda(const struct gemm_kernel *kn, int64_t len) { return kn->lda ? kn->lda : len; }
+
 /* Scratch of one thread. */
 struct gemm_work {
-    void *a;            /* [rows_a][lda of the kernel], and mr rows more for a `whole` kernel */
+    void *a;            /* elements_a, and mr rows more for a `whole` kernel */
     void *b;            /* elements_b */
     float *kept;        /* GEMM_DEPTH tiles for each tile of [GEMM_MG, GEMM_NB]; may be NULL for one segment */
-    int rows_a, kc, nb; /* rows_a >= mr of the kernel; kc at most the kernel's; nb a multiple of nr */
+    int kc, nb;         /* kc at most the kernel's; nb a multiple of nr */
+    int64_t elements_a; /* >= mr rows */
     int64_t elements_b; /* >= kc * nr */
 };
 
