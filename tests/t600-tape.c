@@ -11,6 +11,7 @@ static struct par_grid grid = {.tp = 1, .cp = 1, .dp = 1, .pp = 1, .invariant = 
 static struct tape_weight gain, up, gate, down, head;
 static dptr grads;
 static size_t grad_bytes;
+static bool written[4];
 
 static void weight(struct tape_weight *w, int64_t rows, int64_t cols, int parts, size_t *at) {
     float host[F * C * 2];
@@ -85,8 +86,11 @@ static void forward(struct program *p, int slot, uint64_t seed) {
     must(tape_run(p->t, slot, TAPE_FORWARD));
 }
 
+/* Zeros; or NaN where the first product of a gradient writes. */
 static void clear(void) {
-    must(dev_fill(dev, &(struct fill_args){.y = grads, .n = (int64_t)grad_bytes / 4, .value = 0}));
+    must(dev_fill(dev, &(struct fill_args){.y = grads, .n = (int64_t)grad_bytes / 4, .value = gate.written ? NAN : 0}));
+    must(dev_fill(dev, &(struct fill_args){.y = gain.grad, .n = 8 * C, .value = 0}));
+    memset(written, 0, sizeof written);
 }
 
 /* Gradients after micro-batches 1 and 2: weights, and dx of the second. */
@@ -127,6 +131,11 @@ static void gradients(void) {
        "two micro-batches in flight give the bits of one after the other");
     both(&again, 1, b, dy);
     ok(!memcmp(a, b, grad_bytes) && !memcmp(dx, dy, sizeof dx), "recomputation gives the same bits");
+    gate.written = &written[0], up.written = &written[1], down.written = &written[2], head.written = &written[3];
+    both(&two, 2, b, dy);
+    ok(!memcmp(a, b, grad_bytes) && !memcmp(dx, dy, sizeof dx),
+       "what the first product writes has the bits of zeros and that");
+    gate.written = up.written = down.written = head.written = NULL;
     ok(tape_kept_bytes(again.t) < tape_kept_bytes(plain.t), "and keeps less: %zu below %zu bytes",
        tape_kept_bytes(again.t), tape_kept_bytes(plain.t));
     float most = 0;

@@ -46,6 +46,7 @@ struct model_param {
     int64_t grad_parts; /* gradient leaves: 1, 8 row segments, or kv_heads * 8 */
     bool linear;        /* a weight of a linear layer: may be quantized */
     bool frozen;        /* not trained: set by the optimizer */
+    bool grad_written;  /* w.written, of matrices that products alone add to */
 };
 
 struct model_options {
@@ -67,8 +68,10 @@ struct model {
     bool first, last;
     struct tensor_axis axis_attention_q, axis_attention_kv, axis_ffn, axis_vocab;
     struct tape_weight tied; /* the embedding as the head reads it when tied: a gradient buffer of its own */
+    bool tied_written;
     dptr weights, grads, rope;
     size_t weight_bytes, grad_bytes, rope_bytes;
+    size_t added_bytes; /* gradients that begin with zeros come first in grads */
 };
 
 /* Build the registry, allocate weights (zero), gradients and the rotary table. Takes over *config (also on failure). Local.
@@ -103,5 +106,7 @@ enum status model_record(struct model *m, struct tape *t, const struct model_sha
 
 /* Deterministic random initialisation: normal(0, std) keyed by seed, name and global element; norms 1, biases 0. */
 enum status model_init(struct model *m, uint64_t seed, float std);
-/* Zero all gradient buffers. */
-enum status model_zero_grads(struct model *m);
+/* Begin sums of gradients: zeros, or nothing yet where the first product writes. */
+enum status model_begin_grads(struct model *m);
+/* Before gradients are read: zeros where nothing was written. */
+enum status model_settle_grads(struct model *m);

@@ -135,6 +135,24 @@ static enum status build_list(struct model *m) {
     return TM_OK;
 }
 
+/* The gradient is written by products alone: not leaves of a vector, nor rows of a look-up. */
+static bool by_products(const struct model_param *p) { return p->desc.rank == 2 && p->role != MODEL_EMBED; }
+
+static enum status place_grads(struct model *m, struct arena *g, bool products) {
+    uint64_t at;
+    for (int i = 0; i < m->n_params; i++) {
+        struct model_param *p = &m->param[i];
+        const size_t bytes = (size_t)tensor_box_elems(&p->desc.box) * 4;
+        const bool unused = p->role == MODEL_EMBED &&
+                            !m->first; /* the last stage's copy of a tied embedding: its gradient is the head's */
+        if (bytes == 0 || unused || by_products(p) != products) continue;
+        TM_TRY(arena_take(g, bytes * (size_t)p->grad_parts, &at));
+        p->w.grad = (dptr){at};
+        if (products) p->w.written = &p->grad_written;
+    }
+    return TM_OK;
+}
+
 /* Weights and gradients, each in one block. The first walk counts, the second places. */
 static enum status place(struct model *m, dptr weights, dptr grads) {
     struct arena w, g;
@@ -147,17 +165,18 @@ static enum status place(struct model *m, dptr weights, dptr grads) {
         if (bytes == 0) continue;
         TM_TRY(arena_take(&w, bytes, &at));
         p->master = p->w.value = (dptr){at};
-        bool unused = p->role == MODEL_EMBED &&
-                      !m->first; /* the last stage's copy of a tied embedding: its gradient is the head's */
-        if (!m->o.training || unused) continue;
-        TM_TRY(arena_take(&g, bytes * (size_t)p->grad_parts, &at));
-        p->w.grad = (dptr){at};
+    }
+    if (m->o.training) {
+        TM_TRY(place_grads(m, &g, false));
+        m->added_bytes = g.high;
+        TM_TRY(place_grads(m, &g, true));
     }
     const struct model_param *e = model_find(m, MODEL_EMBED, -1);
     m->tied = (struct tape_weight){.value = e->w.value, .rows = e->w.rows, .cols = e->w.cols, .bf16 = e->w.bf16};
     if (m->config.tied && m->o.training && m->last) {
         TM_TRY(arena_take(&g, (size_t)(e->w.rows * e->w.cols) * 4, &at));
         m->tied.grad = (dptr){at};
+        m->tied.written = &m->tied_written;
     }
     m->weight_bytes = w.high;
     m->grad_bytes = g.high;
@@ -275,7 +294,20 @@ enum status model_init(struct model *m, uint64_t seed, float std) {
     return st;
 }
 
-enum status model_zero_grads(struct model *m) {
-    if (!m->grad_bytes) return TM_OK;
-    return dev_fill(m->o.dev, &(struct fill_args){.y = m->grads, .n = (int64_t)(m->grad_bytes / 4), .value = 0});
+enum status model_begin_grads(struct model *m) {
+    for (int i = 0; i < m->n_params; i++) m->param[i].grad_written = false;
+    m->tied_written = false;
+    if (!m->added_bytes) return TM_OK;
+    return dev_fill(m->o.dev, &(struct fill_args){.y = m->grads, .n = (int64_t)(m->added_bytes / 4), .value = 0});
+}
+
+static enum status settle(struct model *m, const struct tape_weight *w) {
+    if (!w->grad.a || !w->written || *w->written) return TM_OK;
+    *w->written = true;
+    return dev_fill(m->o.dev, &(struct fill_args){.y = w->grad, .n = w->rows * w->cols, .value = 0});
+}
+
+enum status model_settle_grads(struct model *m) {
+    for (int i = 0; i < m->n_params; i++) TM_TRY(settle(m, &m->param[i].w));
+    return settle(m, &m->tied);
 }

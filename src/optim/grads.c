@@ -50,13 +50,14 @@ size_t optim_grads_bytes(const struct optim_grads *g) { return g->m->grad_bytes 
 
 enum status optim_grads_begin(struct optim_grads *g) {
     for (int i = 0; i < 4; i++) g->used[i] = false;
-    return model_zero_grads(g->m);
+    return model_begin_grads(g->m);
 }
 
 enum status optim_grads_push(struct optim_grads *g) {
     struct dev *d = g->m->o.dev;
     int i = 0;
     if (g->groups == 1) return TM_OK;
+    TM_TRY(model_settle_grads(g->m));
     for (; i < g->n_levels && g->used[i]; i++) { /* two trees of one height make one of the next */
         TM_TRY(dev_add(d, &(struct add_args){.x = g->level[i], .y = g->m->grads, .n = floats(g)}));
         g->used[i] = false;
@@ -64,7 +65,7 @@ enum status optim_grads_push(struct optim_grads *g) {
     if (i == g->n_levels) return TM_OK; /* the root: it stays in the gradients */
     TM_TRY(dev_copy(d, &(struct copy_args){.x = g->m->grads, .y = g->level[i], .bytes = g->m->grad_bytes}));
     g->used[i] = true;
-    return model_zero_grads(g->m);
+    return model_begin_grads(g->m);
 }
 
 /* The gradients of a tied embedding live on the first stage (look-up) and on the last (head): both get look-up + head. */
@@ -96,6 +97,7 @@ enum status optim_grads_finish(struct optim_grads *og) {
     const struct par_grid *g = m->o.grid;
     struct dev *d = m->o.dev;
     uint64_t everyone = g->dp < 64 ? (UINT64_C(1) << g->dp) - 1 : UINT64_MAX;
+    TM_TRY(model_settle_grads(m));
     if (g->dp > 1) TM_TRY(par_tree_sum(g->dp_group, d, m->grads, floats(og), everyone));
     for (int i = 0; i < m->n_params; i++) {
         struct model_param *p = &m->param[i];

@@ -125,7 +125,7 @@ static enum status products(const struct chunk *c, dptr dz) {
                               .segments = 1,
                               .c = w->grad,
                               .ldc = w->cols,
-                              .accumulate = 1,
+                              .accumulate = tape_grad_adds(w),
                               .bf16 = w->bf16};
         g.term[0] =
             (struct gemm_term){.a = dz, .b = in_rows(c, IN_HIDDEN), .lda = w->rows, .ldb = w->cols, .k = {0, c->rows}};

@@ -123,6 +123,13 @@ enum status tape_fp8_input(struct tape *t, dptr x, int64_t cols, const struct ta
 enum status tape_fp8_product(struct tape *t, const struct fp8_factor *x, const struct tape_weight *w, int segments,
                              const int64_t *k, dptr bias, dptr y);
 
+/* gemm_args.accumulate of a product that goes to the gradient of w. */
+static inline int tape_grad_adds(const struct tape_weight *w) {
+    const bool adds = !w->written || *w->written;
+    if (w->written) *w->written = true;
+    return adds;
+}
+
 /* The buffer of v as read or written by op in a mode. */
 int tape_buffer_of(const struct tape *t, const struct tape_op *op, tape_val v, enum tape_mode mode);
 enum status tape_plan(struct tape *t);

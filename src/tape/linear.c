@@ -23,6 +23,7 @@ static enum status tree_over_tp(struct tape *t, const struct tensor_axis *a, dpt
 }
 
 static enum status weight_gradient(struct tape *t, dptr dy, dptr x, const struct tape_weight *w) {
+    if (!w->grad.a) return TM_OK;
     struct gemm_args g = {.layout = GEMM_TN,
                           .m = w->rows,
                           .n = w->cols,
@@ -30,10 +31,10 @@ static enum status weight_gradient(struct tape *t, dptr dy, dptr x, const struct
                           .segments = 1,
                           .c = w->grad,
                           .ldc = w->cols,
-                          .accumulate = 1,
+                          .accumulate = tape_grad_adds(w),
                           .bf16 = w->bf16};
     g.term[0] = (struct gemm_term){.a = dy, .b = x, .lda = w->rows, .ldb = w->cols, .k = {0, t->o.tokens}};
-    return w->grad.a ? dev_gemm(t->o.dev, &g) : TM_OK;
+    return dev_gemm(t->o.dev, &g);
 }
 
 static enum status bias_gradient(struct tape *t, dptr dy, const struct tape_weight *b) {
