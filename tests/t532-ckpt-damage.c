@@ -128,6 +128,15 @@ static void which_is_latest(void) {
     overwrite(file, text, n);
     is_int(latest(path), 10, "whole again");
     mem_free(&text);
+    snprintf(file, sizeof file, "%s/rank_00000.h5", path);
+    must(file_read(file, 1 << 20, &text, &n));
+    overwrite(file, text, n - 1);
+    is_int(latest(path), 2, "a file that ends early: the one before");
+    unlink(file);
+    is_int(latest(path), 2, "a file that is not there: the one before");
+    overwrite(file, text, n);
+    is_int(latest(path), 10, "whole again");
+    mem_free(&text);
     snprintf(path, sizeof path, "%s/step_00000002/MANIFEST.json", dir);
     overwrite(path, "", 0);
     must(save(dir, 2, "w"));

@@ -102,8 +102,8 @@ int64_t ckpt_share_bytes(const struct ckpt_tensor *tensors, int n, int dp);
  * sqrt(2 cost mtbf). Both > 0. Local. */
 double ckpt_interval(double cost, double mtbf);
 
-/* The newest checkpoint in `dir` (largest step) that has a valid manifest; others are passed over with a warning. No such: *step = -1,
- * out = "", TM_OK. Local. Errors: IO (dir exists but cannot be listed). The _all form asks rank 0 and tells everyone. */
+/* The newest checkpoint in `dir` (largest step) that has a valid manifest and all its files in their sizes; others are passed over with a
+ * warning. No such: *step = -1, out = "", TM_OK. Local. Errors: IO (dir exists but cannot be listed). The _all form asks rank 0 and tells everyone. */
 enum status ckpt_find_latest(const char *dir, char *out, size_t cap, int64_t *step);
 enum status ckpt_find_latest_all(const char *dir, struct par_group *world, char *out, size_t cap, int64_t *step);
 

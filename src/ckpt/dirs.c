@@ -59,6 +59,19 @@ enum status ckpt_dirs_list(const char *dir, struct step_dir **out, size_t *n) {
     return st;
 }
 
+static enum status check_files(const char *step_dir, const struct ckpt_table *t) {
+    char path[4096];
+    for (int i = 0; i < t->n_files; i++) {
+        TM_TRY(str_path(path, sizeof path, step_dir, t->files[i].name));
+        const int64_t size = file_size(path);
+        if (size < 0) return TM_FAIL(TM_ERR_IO, "%s is not there", path);
+        if (size != t->files[i].bytes)
+            return TM_FAIL(TM_ERR_FORMAT, "%s has %lld bytes, the manifest says %lld", path, (long long)size,
+                           (long long)t->files[i].bytes);
+    }
+    return TM_OK;
+}
+
 enum status ckpt_dirs_check(const char *step_dir) {
     struct ckpt_table t;
     struct ckpt_about about;
@@ -68,6 +81,7 @@ enum status ckpt_dirs_check(const char *step_dir) {
     TM_TRY(str_path(where, sizeof where, step_dir, CKPT_MANIFEST));
     TM_TRY(ckpt_manifest_read(step_dir, &text, &n));
     enum status st = ckpt_manifest_parse(text, n, where, &t, &root, &about);
+    if (st == TM_OK) st = check_files(step_dir, &t);
     mem_free(&text);
     ckpt_table_free(&t);
     json_decref(root);

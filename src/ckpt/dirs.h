@@ -17,7 +17,7 @@ struct step_dir {
 enum status ckpt_dirs_path(const char *dir, const struct step_dir *d, char *out, size_t cap);
 /* All of them in `dir`, the largest step first, step_N before step_N.old; free with mem_free. An absent `dir` has none. Errors: IO, MEMORY. */
 enum status ckpt_dirs_list(const char *dir, struct step_dir **out, size_t *n);
-/* Does the folder have a manifest that passes all checks? Errors: as ckpt_open. */
+/* Does the folder have a manifest that passes all checks, and its files their sizes? Errors: as ckpt_open and ckpt_read_box. */
 enum status ckpt_dirs_check(const char *step_dir);
 /* Remove leftovers of saves that never ended: *.tmp. */
 enum status ckpt_dirs_remove_tmp(const char *dir);
