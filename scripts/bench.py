@@ -204,6 +204,10 @@ def collect(a, groups, samples, deadline):
                 except Unavailable as e:
                     samples.why[key] = str(e)
                     continue
+                except RuntimeError as e: # one side that fails does not take the others' figures with it
+                    print(f"bench: {group}: {side}: {e}", file=sys.stderr, flush=True)
+                    samples.why[key] = "failed: " + str(e).splitlines()[0]
+                    continue
                 (samples.good if good else samples.spoiled).setdefault(key, []).append(s)
                 shown = " ".join(f"{k}={v:.4g}" for k, v in s.items() if isinstance(v, float))
                 print(f"bench: {group}: {side}: {shown}{'' if good else '  (spoiled)'}", file=sys.stderr, flush=True)

@@ -88,9 +88,11 @@ static enum status run_stage_all(struct measuring *x, const struct deck_stage *s
     dev_counters_reset(r->dev);
     dev_memory_reset(r->dev);
     par_note("probe", s->index, s->name);
+    r->now = s;
     double begin = clock_seconds();
     TM_TRY(par_agree_all(stage_function(s->kind)(r, s)));
     out->seconds = clock_seconds() - begin;
+    r->now = NULL;
     if (par_rank() == 0) out->bytes = json_number_value(json_object_get(stage_results_of(r, s), "bytes"));
     for (int i = 0; i < x->n_ops; i++) out->op[i] = dev_counter(r->dev, i);
     memcpy(out->spent, r->spent, sizeof r->spent);
