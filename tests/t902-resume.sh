@@ -44,7 +44,7 @@ check "  and changes nothing" same whole
 
 # a stop at boundaries of every stage, each start on another grid
 k=0
-for at in before:1 before:2 ptq:1 ptq:3 quantized:5 qad:1 qad:3 qad:2 after:2 export:1 export:2; do
+for at in before:1 before:2 ptq:1 ptq:3 quantized:2 qad:1 qad:3 qad:2 after:2 export:1 export:2; do
     read -ra grid <<<"${grids[k++ % ${#grids[@]}]}"
     TEMPER_FAULT="stop:${at/:/:*:}" check "a stop at boundary $at of $((${grid[0]})) ranks: exit code 75" run 75 steps "${grid[@]}"
     check "  in that stage" says "stage=${at%:*} .*stopped"

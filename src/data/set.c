@@ -199,6 +199,17 @@ void data_batch_free(struct data_batch *batch) {
     mem_free(&batch->first);
 }
 
+enum status data_batches_create(int64_t n, int64_t micro, int64_t t, struct data_batch **out) {
+    TM_TRY(mem_alloc(out, (size_t)n, sizeof **out));
+    for (int64_t i = 0; i < n; i++) TM_TRY(data_batch_create(micro, t, &(*out)[i]));
+    return TM_OK;
+}
+
+void data_batches_free(int64_t n, struct data_batch **b) {
+    for (int64_t i = 0; *b && i < n; i++) data_batch_free(&(*b)[i]);
+    mem_free(b);
+}
+
 enum status data_batch_fill(struct data_set *s, int64_t first, int64_t count, struct data_batch *out) {
     int64_t t = s->opts.seq_length;
     if (out->t != t || count < 0 || count > out->b)

@@ -80,6 +80,8 @@ struct data_batch {
 };
 enum status data_batch_create(int64_t b, int64_t t, struct data_batch *out);
 void data_batch_free(struct data_batch *batch);
+enum status data_batches_create(int64_t n, int64_t b, int64_t t, struct data_batch **out); /* *out [n] */
+void data_batches_free(int64_t n, struct data_batch **b);                                  /* sets *b to NULL */
 /* Samples first .. first + count - 1 into rows 0 .. count - 1 (count <= b); the rows behind them are padding. Errors: those of
  * data_sample; SHAPE (t is not the set's, count > b). */
 enum status data_batch_fill(struct data_set *s, int64_t first, int64_t count, struct data_batch *out);

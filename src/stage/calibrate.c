@@ -21,7 +21,8 @@ struct calibrate {
     struct stage_model model;
     struct stage_quant quant;
     struct train_pass *pass;
-    struct data_batch batch;
+    struct data_batch *batch; /* [wave] */
+    int64_t wave;
     int64_t rows, micro, n, done; /* samples, per micro-batch; micro-batches in all, run */
 };
 
@@ -34,7 +35,8 @@ static enum status make_pass(struct calibrate *c) {
                                    .slots = 1,
                                    .invariant = c->r->invariant,
                                    .temperature = 1};
-    TM_TRY(data_batch_create(c->micro, shape.t, &c->batch));
+    c->wave = train_wave(&c->r->grid, c->n);
+    TM_TRY(data_batches_create(c->wave, c->micro, shape.t, &c->batch));
     TM_TRY(train_pass_create(&o, NULL, &c->pass));
     return train_pass_bind(&c->pass, 1);
 }
@@ -84,15 +86,28 @@ static enum status resume_all(struct calibrate *c) {
     return par_agree_all(st);
 }
 
-static enum status round_all(struct calibrate *c) {
+/* The micro-batches [lo, hi) of this replica among those that are next: consecutive ones go to consecutive replicas. */
+static enum status fill(struct calibrate *c, int64_t lo, int64_t hi) {
+    for (int64_t i = lo, k = 0; i < hi; i += c->r->grid.dp, k++)
+        TM_TRY(data_batch_fill(c->set, i * c->micro, size_min(c->micro, c->rows - i * c->micro), &c->batch[k]));
+    return TM_OK;
+}
+
+/* A wave of at most `rounds` micro-batches on every replica; what went wrong on one rank is known before any transfer. */
+static enum status wave_all(struct calibrate *c, int64_t rounds) {
     const struct par_grid *g = &c->r->grid;
-    int64_t i = c->done + g->dp_rank, first = i * c->micro;
-    bool mine = i < c->n;
-    par_note(c->s->name, i, "calibrate");
-    TM_TRY(
-        par_agree_all(mine ? data_batch_fill(c->set, first, size_min(c->micro, c->rows - first), &c->batch) : TM_OK));
-    c->done = size_min(c->n, c->done + g->dp);
-    return mine ? train_pass_forward(c->pass, 0, &c->batch, 0, 0) : TM_OK;
+    const int64_t lo = c->done + g->dp_rank, hi = size_min(c->n, c->done + rounds * g->dp);
+    par_note(c->s->name, lo, "calibrate");
+    TM_TRY(par_agree_all(fill(c, lo, hi)));
+    c->done = hi;
+    for (int64_t i = lo, k = 0; i < hi; i += g->dp, k++) TM_TRY(train_pass_forward(c->pass, 0, &c->batch[k], 0, 0));
+    return TM_OK;
+}
+
+/* Rounds until a save is due, at most a wave of them. */
+static int64_t rounds_ahead(const struct calibrate *c, int64_t last_save) {
+    const int64_t every = c->s->checkpoint.every, left = last_save + every - c->done;
+    return every > 0 ? size_min(c->wave, size_max(1, size_ceil_div(left, c->r->grid.dp))) : c->wave;
 }
 
 static enum status loop_all(struct calibrate *c) {
@@ -112,9 +127,10 @@ static enum status loop_all(struct calibrate *c) {
                            "stage %s stopped after %lld of %lld batches; the same command goes on from there",
                            c->s->name, (long long)c->done, (long long)c->n);
         TM_TRY(stop);
-        TM_TRY(round_all(c));
-        stage_progress(&progress, c->done, c->n, c->micro * data_set_seq_length(c->set) * c->r->grid.dp, "samples=%lld",
-                       (long long)size_min(c->rows, c->done * c->micro));
+        const int64_t before = c->done;
+        TM_TRY(wave_all(c, rounds_ahead(c, last_save)));
+        stage_progress(&progress, c->done, c->n, (c->done - before) * c->micro * data_set_seq_length(c->set),
+                       "samples=%lld", (long long)size_min(c->rows, c->done * c->micro));
     }
     TM_TRY(train_pass_drain(c->pass));
     TM_TRY(stage_progress_result(c->r, c->s, &progress));
@@ -168,12 +184,12 @@ static enum status results(struct calibrate *c) {
     return st == TM_OK ? write_record(c) : st;
 }
 
-/* Planned, one round stands for all. */
+/* Planned, one wave stands for all. */
 static enum status plan_all(struct calibrate *c) {
-    double rounds = (double)c->n / c->r->grid.dp;
+    const double rounds = (double)c->n / c->r->grid.dp;
     stage_plan_begin(c->r);
-    TM_TRY(round_all(c));
-    stage_plan_rounds(c->r, "micro-batch on every replica", rounds, 1); /* agreed one by one: nothing overlaps */
+    TM_TRY(wave_all(c, c->wave));
+    stage_plan_rounds(c->r, "wave of micro-batches on every replica", rounds / (double)c->wave, c->wave);
     return save_all(c, true);
 }
 
@@ -184,7 +200,7 @@ enum status stage_calibrate_all(struct stage_run *r, const struct deck_stage *s)
     if (st == TM_OK) st = r->plan ? plan_all(&c) : loop_all(&c);
     if (st == TM_OK) st = write_stats_all(&c);
     if (st == TM_OK && !r->plan) st = par_agree_all(results(&c));
-    data_batch_free(&c.batch);
+    data_batches_free(c.wave, &c.batch);
     train_pass_destroy(&c.pass);
     stage_close_quant(&c.quant);
     stage_close_model(&c.model);

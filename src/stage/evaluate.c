@@ -21,7 +21,7 @@ struct eval {
     struct stage_model student, teacher;
     struct stage_quant quant, teacher_quant;
     struct stage_progress progress;
-    int64_t round; /* of micro-batches, that begins next */
+    int64_t round; /* of micro-batches: so many are done */
     double nll;
 };
 
@@ -89,19 +89,23 @@ static enum status report(struct eval *e, const struct train_tally *t) {
     return stage_quant_results(e->r, e->s, &e->quant);
 }
 
-/* Planned, one micro-batch of each replica stands for all. */
-static int64_t samples(const struct eval *e) { return e->r->plan ? e->micro * e->r->grid.dp : e->rows; }
+/* Planned, one wave of micro-batches stands for all. */
+static double rounds(const struct eval *e) { return (double)size_ceil_div(e->rows, e->micro) / e->r->grid.dp; }
+static int64_t wave(const struct eval *e) { return train_wave(&e->r->grid, size_ceil_div(e->rows, e->micro)); }
+static int64_t samples(const struct eval *e) {
+    return e->r->plan ? size_min(e->micro * e->r->grid.dp * wave(e), e->rows) : e->rows;
+}
 static void plan_rounds(const struct eval *e) {
-    double n = (double)size_ceil_div(e->rows, e->micro) / e->r->grid.dp;
-    stage_plan_rounds(e->r, "micro-batch on every replica", n, 1); /* agreed one by one: nothing overlaps */
+    stage_plan_rounds(e->r, "wave of micro-batches on every replica", rounds(e) / (double)wave(e), wave(e));
 }
 
 /* So many rounds of micro-batches were run. */
 static void progress(struct eval *e, int64_t done) {
-    int64_t each = e->micro * e->r->grid.dp, rounds = size_ceil_div(e->rows, each);
+    const int64_t each = e->micro * e->r->grid.dp;
     if (done > 0 && !e->r->plan)
-        stage_progress(&e->progress, done, rounds, each * e->t, "samples=%lld",
+        stage_progress(&e->progress, done, (int64_t)ceil(rounds(e)), (done - e->round) * each * e->t, "samples=%lld",
                        (long long)size_min(e->rows, done * each));
+    e->round = done;
 }
 
 static void begin_rounds(struct eval *e) {
@@ -111,14 +115,14 @@ static void begin_rounds(struct eval *e) {
 }
 
 /* Before each round. An evaluation keeps nothing on a stop: it is done again. */
-static enum status poll_all(void *eval) {
+static enum status poll_all(void *eval, int64_t rounds_done) {
     struct eval *e = eval;
     bool save = false;
-    progress(e, e->round++);
+    progress(e, rounds_done);
     return stage_poll_all(e->r, &save);
 }
 
-static enum status (*poll_of(const struct eval *e))(void *) { return e->r->plan ? NULL : poll_all; }
+static enum status (*poll_of(const struct eval *e))(void *, int64_t) { return e->r->plan ? NULL : poll_all; }
 
 static enum status score_all(struct eval *e) {
     struct train_pass *pass = NULL, *teacher = NULL;
@@ -133,7 +137,7 @@ static enum status score_all(struct eval *e) {
                                                  .poll_all = poll_of(e),
                                                  .poll_context = e},
                             &tally);
-    if (st == TM_OK) progress(e, e->round);
+    if (st == TM_OK) progress(e, (int64_t)ceil(rounds(e)));
     plan_rounds(e);
     if (st == TM_OK && !e->r->plan) st = report(e, &tally);
     train_pass_destroy(&pass);

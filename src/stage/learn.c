@@ -253,8 +253,7 @@ static enum status log_step_all(struct learn *l, const struct train_result *x, d
     return par_agree_all(stage_metrics(l->r, l->s, l->done, m, (int)(sizeof m / sizeof *m)));
 }
 
-static enum status poll_all(void *context) {
-    struct learn *l = context;
+static enum status poll_all(struct learn *l) {
     bool save = l->wish || stage_save_due(l->r, l->s);
     enum status st = stage_poll_all(l->r, &save);
     l->wish = save;
@@ -268,6 +267,11 @@ static enum status stop_all(struct learn *l) {
                    l->s->name, (long long)l->done, (long long)l->s->steps);
 }
 
+static enum status poll_eval_all(void *context, int64_t rounds) {
+    (void)rounds;
+    return poll_all(context);
+}
+
 /* eval_every: quality of the student as it is now, into metrics.jsonl. Broken off, it is owed: the next start begins with it. */
 static enum status evaluate_all(struct learn *l) {
     struct train_tally t;
@@ -276,7 +280,7 @@ static enum status evaluate_all(struct learn *l) {
                                                          .set = l->eval_set,
                                                          .micro = l->s->batch.micro,
                                                          .samples = l->eval_rows,
-                                                         .poll_all = poll_all,
+                                                         .poll_all = poll_eval_all,
                                                          .poll_context = l},
                                     &t);
     if (st != TM_OK) return st == TM_STOPPED ? stop_all(l) : st;
@@ -315,7 +319,7 @@ static enum status steps_all(struct learn *l) {
     return isfinite(l->loss) ? stage_result(l->r, s, "loss", l->loss, "nats/token") : TM_OK;
 }
 
-/* Planned, one step stands for all, and so does one micro-batch of an evaluation. */
+/* Planned, one step stands for all, and so does one wave of an evaluation. */
 static enum status plan_all(struct learn *l) {
     const struct deck_stage *s = l->s;
     struct train_result x;
@@ -324,13 +328,15 @@ static enum status plan_all(struct learn *l) {
     stage_plan_rounds(l->r, "step", (double)s->steps, l->step.n_local);
     if (l->eval_pass) {
         struct train_tally none;
-        int64_t dp = l->r->grid.dp, each = size_ceil_div(l->eval_rows, s->batch.micro);
+        const int64_t dp = l->r->grid.dp, each = size_ceil_div(l->eval_rows, s->batch.micro),
+                      wave = train_wave(&l->r->grid, each);
         TM_TRY(train_eval_all(&(struct train_eval){.pass = l->eval_pass,
                                                    .set = l->eval_set,
                                                    .micro = s->batch.micro,
-                                                   .samples = s->batch.micro * dp},
+                                                   .samples = size_min(s->batch.micro * dp * wave, l->eval_rows)},
                               &none));
-        stage_plan_rounds(l->r, "", (double)(size_ceil_div(s->steps, s->eval_every) * each) / (double)dp, 1);
+        stage_plan_rounds(l->r, "", (double)(size_ceil_div(s->steps, s->eval_every) * each) / (double)(dp * wave),
+                          wave);
     }
     return save_all(l, true, true);
 }

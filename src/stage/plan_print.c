@@ -154,11 +154,11 @@ static enum status print_time(struct asking *a, const struct deck_stage *s, cons
         "  time: --machine FILE (temper --probe writes one for this computer) or --rate GFLOPS predicts it\n";
     if (!a->machine) {
         if (p->round && !(a->ask->gflops > 0)) TM_TRY(str_printf(out, "%s", hint));
-        return traps_print(a->r, s, NULL, NULL, out);
+        return traps_print(a->r, s, NULL, NULL, p->fill, out);
     }
     TM_TRY(plan_time_stage(a->r, s, a->machine, &t));
     enum status st = plan_time_print(&t, p, &a->r->grid, a->machine, a->ask->simulate, out);
-    if (st == TM_OK) st = traps_print(a->r, s, a->machine, &t, out);
+    if (st == TM_OK) st = traps_print(a->r, s, a->machine, &t, p->fill, out);
     a->seconds += t.seconds;
     plan_time_free(&t);
     return st;

@@ -11,8 +11,9 @@ struct site {
     const struct deck_machine *m; /* may be NULL */
     const struct plan_time *t;    /* may be NULL */
     bool learns;
-    int64_t length;  /* tokens of a row; 0 unknown */
-    int64_t batches; /* micro-batches of a replica in a step, 0 where there are no steps */
+    int64_t length; /* tokens of a row; 0 unknown */
+    int64_t
+        batches; /* micro-batches of a replica between two moments in which a pipeline is empty: a step, or a wave of forward passes */
 };
 
 #define WARN(...) str_printf(out, "  warning: " __VA_ARGS__)
@@ -66,14 +67,11 @@ static enum status layers(const struct site *x, struct str *out) {
 static enum status bubble(const struct site *x, struct str *out) {
     double pp = x->g->pp, m = (double)x->batches, share = (pp - 1) / (m + pp - 1);
     if (x->g->pp == 1) return TM_OK;
-    if (!x->learns)
-        return WARN("pp %d: micro-batches are agreed one by one here, so %d of %d pipeline stages wait at any moment; "
-                    "data-parallel ranks do the same work sooner\n",
-                    x->g->pp, x->g->pp - 1, x->g->pp);
     if (share < 0.1) return TM_OK;
-    return WARN(
-        "the pipeline idles %.0f %%: %lld micro-batches over pp %d; raise batch.global or lower pp or batch.micro\n",
-        100 * share, (long long)x->batches, x->g->pp);
+    return WARN("the pipeline idles %.0f %%: %lld micro-batches over pp %d; %s\n", 100 * share, (long long)x->batches,
+                x->g->pp,
+                x->learns ? "raise batch.global or lower pp or batch.micro"
+                          : "data-parallel ranks in its place would not wait");
 }
 
 /* Below 2 * FLOP/s / bytes/s tokens a product in fp32 takes longer to read its weights than to multiply (half as many in bf16). */
@@ -101,16 +99,15 @@ static enum status bytes_of_the_grid(const struct site *x, struct str *out) {
 }
 
 enum status traps_print(const struct stage_run *r, const struct deck_stage *s, const struct deck_machine *m,
-                        const struct plan_time *t, struct str *out) {
+                        const struct plan_time *t, int64_t fill, struct str *out) {
     static enum status (*const traps[])(const struct site *x,
                                         struct str *out) = {heads,  vocabulary,    layers,   node_border,
                                                             bubble, small_batches, no_saves, bytes_of_the_grid};
     struct model_config c;
-    struct site x = {.g = &r->grid, .s = s, .c = &c, .m = m, .t = t};
+    struct site x = {.g = &r->grid, .s = s, .c = &c, .m = m, .t = t, .batches = size_max(1, fill)};
     if (!s->dataset && s->kind != DECK_KIND_generate) return TM_OK; /* nothing is computed */
     x.learns = s->kind == DECK_KIND_train || s->kind == DECK_KIND_distill;
     if (s->dataset) x.length = s->dataset->seq_length;
-    if (x.learns) x.batches = size_max(1, s->batch.global / s->batch.micro / r->grid.dp);
     TM_TRY(stage_model_config(s, &c));
     enum status st = TM_OK;
     for (size_t i = 0; i < sizeof traps / sizeof *traps && st == TM_OK; i++) st = traps[i](&x, out);

@@ -73,4 +73,7 @@ struct train_work {
     enum status (*forward)(void *context, int micro_batch, int slot);
     enum status (*backward)(void *context, int micro_batch, int slot);
 };
+/* Forward passes alone, of n micro-batches on all replicas together: how many a replica runs between two agreements of the world, at least 1. In a
+ * pipeline so many that its stages work at the same time for four fifths of them. */
+int64_t train_wave(const struct par_grid *g, int64_t n);
 enum status train_1f1b(const struct par_grid *g, int n, int slots, const struct train_work *w);

@@ -6,6 +6,7 @@
 #include "base/fault.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/size.h"
 
 enum { TALLY = sizeof(struct train_tally) / sizeof(double) };
 _Static_assert(sizeof(struct train_tally) == TALLY * sizeof(double), "a tally is an array of doubles");
@@ -31,14 +32,11 @@ enum status train_stepper_init(struct train_stepper *s) {
     s->n_local = (int)n;
     TM_TRY(mem_alloc(&s->slots, (size_t)global_micro_batches(s) * TALLY, sizeof *s->slots));
     TM_TRY(mem_alloc(&s->results, s->student->o.model->last ? (size_t)(n * results_of(s)) : 0, sizeof *s->results));
-    TM_TRY(mem_alloc(&s->batch, (size_t)n, sizeof *s->batch));
-    for (int i = 0; i < n; i++) TM_TRY(data_batch_create(micro, data_set_seq_length(s->data.set), &s->batch[i]));
-    return TM_OK;
+    return data_batches_create(n, micro, data_set_seq_length(s->data.set), &s->batch);
 }
 
 void train_stepper_free(struct train_stepper *s) {
-    for (int i = 0; s->batch && i < s->n_local; i++) data_batch_free(&s->batch[i]);
-    mem_free(&s->batch);
+    data_batches_free(s->n_local, &s->batch);
     mem_free(&s->slots);
     mem_free(&s->results);
     optim_destroy(&s->optim);
@@ -158,38 +156,45 @@ static enum status eval_one(const struct train_eval *e, const struct data_batch 
     return e->each ? e->each(e->context, i, slot, b) : TM_OK;
 }
 
-/* Micro-batches are dealt to the DP ranks in consecutive runs; runs are equal in number on all ranks of a pipeline. */
+static enum status eval_fill(const struct train_eval *e, int64_t from, int64_t to, struct data_batch *b) {
+    for (int64_t i = from; i < to; i++) {
+        const int64_t first = i * e->micro;
+        TM_TRY(data_batch_fill(e->set, first, size_min(e->samples - first, e->micro), &b[i - from]));
+    }
+    return TM_OK;
+}
+
+/* Micro-batches are dealt to the DP ranks in consecutive runs; runs are equal in number on all ranks of a pipeline. b: a wave of them. */
 static enum status eval_run_all(const struct train_eval *e, struct data_batch *b, double *slots, int64_t n) {
     const struct par_grid *g = e->pass->grid;
+    const int64_t wave = train_wave(g, n);
     int64_t from = n * g->dp_rank / g->dp, to = n * (g->dp_rank + 1) / g->dp, rounds = (n + g->dp - 1) / g->dp;
-    enum status mine = TM_OK;              /* of the round before: told with the next one */
-    for (int64_t k = 0; k < rounds; k++) { /* agreement needs the same number of rounds everywhere */
-        int64_t i = from + k, first = i * e->micro,
-                rows = e->samples - first < e->micro ? e->samples - first : e->micro;
-        int slot = (int)(k % e->pass->o.slots);
-        enum status stop = e->poll_all ? e->poll_all(e->poll_context) : TM_OK;
+    enum status mine = TM_OK;                    /* of the wave before: told with the next one */
+    for (int64_t k = 0; k < rounds; k += wave) { /* agreement needs the same number of waves everywhere */
+        const int64_t lo = size_min(from + k, to), hi = size_min(lo + wave, to);
+        enum status stop = e->poll_all ? e->poll_all(e->poll_context, k) : TM_OK;
         if (stop != TM_OK) {
             TM_TRY(train_pass_drain(e->pass)); /* what is on its way between pipeline stages arrives */
             return stop;
         }
-        par_note(log_stage(), i, "forward");
-        if (mine == TM_OK && i < to) mine = data_batch_fill(e->set, first, rows, b);
-        TM_TRY(par_agree_all(mine));
-        if (i < to) mine = eval_one(e, b, slots + i * TALLY, i, slot);
+        par_note(log_stage(), lo, "forward");
+        TM_TRY(par_agree_all(mine == TM_OK ? eval_fill(e, lo, hi, b) : mine));
+        for (int64_t i = lo; i < hi && mine == TM_OK; i++)
+            mine = eval_one(e, &b[i - lo], slots + i * TALLY, i, (int)((i - from) % e->pass->o.slots));
     }
     return mine == TM_OK ? train_pass_drain(e->pass) : mine;
 }
 
 enum status train_eval_all(const struct train_eval *e, struct train_tally *out) {
-    int64_t n = (e->samples + e->micro - 1) / e->micro;
-    struct data_batch b = {0};
+    const int64_t n = (e->samples + e->micro - 1) / e->micro, wave = train_wave(e->pass->grid, n);
+    struct data_batch *b = NULL;
     double *slots;
     TM_TRY(mem_alloc(&slots, (size_t)n * TALLY, sizeof *slots));
-    enum status st = data_batch_create(e->micro, data_set_seq_length(e->set), &b);
-    if (st == TM_OK) st = par_agree_all(eval_run_all(e, &b, slots, n));
+    enum status st = par_agree_all(data_batches_create(wave, e->micro, data_set_seq_length(e->set), &b));
+    if (st == TM_OK) st = par_agree_all(eval_run_all(e, b, slots, n));
     if (st == TM_OK) st = par_sum_slots_f64(e->pass->grid->world, slots, n * TALLY);
     if (st == TM_OK) sum_tallies(slots, n, out);
-    data_batch_free(&b);
+    data_batches_free(wave, &b);
     mem_free(&slots);
     return st;
 }

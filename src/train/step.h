@@ -49,14 +49,15 @@ enum status train_step_all(struct train_stepper *s, int64_t step, struct train_r
 
 /* Evaluate `samples` rows of the set from sample 0, micro-batch by micro-batch: the sums do not depend on the grid. `each` (may be NULL) is called
  * after each micro-batch of this rank with its global number; `poll_all` (may be NULL; collective, the same answer on every rank) before each
- * round of micro-batches: what it raises, TM_STOPPED say, ends the evaluation. Collective over the world. */
+ * train_wave of rounds of a micro-batch on every replica, with those that are done: what it raises, TM_STOPPED say, ends the evaluation.
+ * Collective over the world. */
 struct train_eval {
     struct train_pass *pass; /* forward only, slots >= 1 */
     struct data_set *set;
     int64_t micro, samples;
     enum status (*each)(void *context, int64_t micro_batch, int slot, const struct data_batch *b);
     void *context;
-    enum status (*poll_all)(void *poll_context);
+    enum status (*poll_all)(void *poll_context, int64_t rounds);
     void *poll_context;
 };
 enum status train_eval_all(const struct train_eval *e, struct train_tally *out);
