@@ -25,7 +25,8 @@ struct cuda_gpu {
     cudaStream_t stream;
     void *work; /* work space of the kernels: gpu_work */
     size_t work_bytes;
-    void *staging; /* pinned, GPU_STAGING bytes, of which the first `staged` are in use until the next wait */
+    int work_moved; /* how often it was */
+    void *staging;  /* pinned, GPU_STAGING bytes, of which the first `staged` are in use until the next wait */
     size_t staged;
     std::vector<gpu_fetch> fetches;
     struct gemm_state *gemm; /* of gemm.cu */
@@ -48,6 +49,12 @@ static inline int gpu_launched(const char *op) { return gpu_check(cudaGetLastErr
 /* At least `bytes` of device memory, 256-byte aligned, undefined contents, valid until the next gpu_work. No more than the row's column says: a
  * stage has that reserved before its first step. Without a plan it grows as it is wanted. */
 int gpu_work(struct cuda_gpu *g, size_t bytes, void **out);
+
+/* graph.cu: as in dev/cuda_plugin.h. */
+int graph_begin(struct cuda_gpu *g);
+int graph_end(struct cuda_gpu *g, struct cuda_graph **out);
+int graph_run(struct cuda_gpu *g, struct cuda_graph *x, int *ran);
+void graph_close(struct cuda_graph *x);
 
 int gpu_gemm_open(struct cuda_gpu *g);   /* after the stream; uses the staging memory */
 void gpu_gemm_close(struct cuda_gpu *g); /* releases g->gemm, after the last product */

@@ -108,6 +108,7 @@ static int reserve(struct cuda_gpu *g, size_t bytes, size_t *had) {
     if (g->work) GPU_TRY(gpu_check(cudaFree(g->work), "releasing work space"));
     g->work = nullptr;
     g->work_bytes = 0;
+    g->work_moved++;
     if (bytes) GPU_TRY(gpu_check(cudaMalloc(&g->work, bytes), "allocating work space"));
     g->work_bytes = bytes;
     return 0;
@@ -195,6 +196,10 @@ static const struct cuda_plugin table = {
     .fetch = fetch,
     .sync = sync,
     .reserve = reserve,
+    .graph_begin = graph_begin,
+    .graph_end = graph_end,
+    .graph_run = graph_run,
+    .graph_close = graph_close,
 #if TEMPER_NCCL
     .comm_id = comm_id,
     .comm_open = comm_open,

@@ -6,6 +6,7 @@
 
 #include "cublasLt.h"
 #include "numfmt/e4m3.h"
+#include "streams.h"
 
 /* The compute capability times ten, as in cudart.cc. */
 static int capability(void) {
@@ -130,26 +131,36 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t d, const void *alpha, const void *a,
                               cublasLtMatrixLayout_t la, const void *b, cublasLtMatrixLayout_t lb, const void *beta,
                               const void *c, cublasLtMatrixLayout_t lc, void *out, cublasLtMatrixLayout_t,
-                              const cublasLtMatmulAlgo_t *algo, void *workspace, size_t, cudaStream_t) {
+                              const cublasLtMatmulAlgo_t *algo, void *workspace, size_t, cudaStream_t stream) {
     const void *const at[] = {a, b, c, out};
     const int64_t k = (int64_t)(d->transa == CUBLAS_OP_N ? la->cols : la->rows),
                   kb = (int64_t)(d->transb == CUBLAS_OP_N ? lb->rows : lb->cols);
     for (int i = 0; i < 4; i++)
         if ((uintptr_t)at[i] % algo->data[i]) return CUBLAS_STATUS_INVALID_VALUE;
     if (algo->data[4] != chosen_for(d, la, lb, lc) || k != kb || !workspace) return CUBLAS_STATUS_INVALID_VALUE;
-    for (int64_t j = 0; j < (int64_t)lc->cols; j++)
-        for (int64_t i = 0; i < (int64_t)lc->rows; i++) {
-            float sum = 0;
-            for (int64_t l = 0; l < k; l++)
-                sum += number(a, la->type, d->transa == CUBLAS_OP_N ? l * la->ld + i : i * la->ld + l) *
-                       number(b, lb->type, d->transb == CUBLAS_OP_N ? j * lb->ld + l : l * lb->ld + j);
-            sum *= *(const float *)alpha;
-            if (la->type == CUDA_R_8F_E4M3) sum *= *d->scale_a * *d->scale_b;
-            if (*(const float *)beta != 0)
-                sum += *(const float *)beta * ((const float *)c)[j * lc->ld + i]; /* else C is not read */
-            if (d->epilogue == CUBLASLT_EPILOGUE_BIAS) sum += d->bias[i];
-            ((float *)out)[j * lc->ld + i] = sum;
-        }
+    const auto work =
+        [=, d = *d, la = *la, lb = *lb, lc = *lc, alpha = *(const float *)alpha,
+         beta = *(
+             const float *)beta] { /* a recording keeps what the descriptors say now */
+                                   for (int64_t j = 0; j < (int64_t)lc.cols; j++)
+                                       for (int64_t i = 0; i < (int64_t)lc.rows; i++) {
+                                           float sum = 0;
+                                           for (int64_t l = 0; l < k; l++)
+                                               sum += number(a, la.type,
+                                                             d.transa == CUBLAS_OP_N ? l * la.ld + i : i * la.ld + l) *
+                                                      number(b, lb.type,
+                                                             d.transb == CUBLAS_OP_N ? j * lb.ld + l : l * lb.ld + j);
+                                           sum *= alpha;
+                                           if (la.type == CUDA_R_8F_E4M3) sum *= *d.scale_a * *d.scale_b;
+                                           if (beta != 0)
+                                               sum += beta * ((const float *)c)[j * lc.ld + i]; /* else C is not read */
+                                           if (d.epilogue == CUBLASLT_EPILOGUE_BIAS) sum += d.bias[i];
+                                           ((float *)out)[j * lc.ld + i] = sum;
+                                       }
+        };
+    if (cuemu::stream_records(stream, work)) return CUBLAS_STATUS_SUCCESS;
+    cuemu::stream_ready(stream);
+    work();
     return CUBLAS_STATUS_SUCCESS;
 }
 }

@@ -12,6 +12,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <tuple>
+#include <type_traits>
 #include <vector>
 
 #include <cuda_bf16.h>
@@ -31,8 +33,15 @@
 #define __launch_bounds__(...)
 #define LAUNCH(k, grid, block, smem, stream, ...)                                              \
     ::cuemu::launch(__PRETTY_FUNCTION__, (const void *)(k), (grid), (block), (smem), (stream), \
-                    [=] { (k)(__VA_ARGS__); })
+                    ::cuemu::bound((k), __VA_ARGS__))
 #define DYN_SHARED(T, name) T *name = reinterpret_cast<T *>(::cuemu::cur_block()->dyn)
+
+namespace cuemu {
+/* A kernel with its arguments, which are copied at the launch, as on a device: it may run much later (a graph). */
+template <class... P, class... A> auto bound(void (*kernel)(P...), const A &...a) {
+    return [kernel, copies = std::tuple<std::decay_t<P>...>(static_cast<P>(a)...)] { std::apply(kernel, copies); };
+}
+} // namespace cuemu
 
 /* cuda_runtime.h, which only nvcc can read, has this as a template too. */
 template <class T> cudaError_t cudaFuncSetAttribute(T *kernel, cudaFuncAttribute what, int value) {

@@ -141,6 +141,7 @@ cudaError_t cudaMalloc(void **p, size_t n) {
     cudaError_t e = cuemu::fault("cudaMalloc");
     *p = nullptr;
     if (e != cudaSuccess) return e;
+    if (cuemu::stream_refuses()) return cudaErrorStreamCaptureUnsupported;
     cuemu::trace("malloc", "device", n);
     if (n > device_memory() - in_use) return cudaErrorMemoryAllocation;
     e = take(p, n);
@@ -171,6 +172,8 @@ cudaError_t cudaFreeHost(void *p) {
 cudaError_t cudaMemcpyAsync(void *d, const void *s, size_t n, cudaMemcpyKind kind, cudaStream_t stream) {
     const cudaError_t e = cuemu::fault("cudaMemcpyAsync");
     if (e != cudaSuccess) return e;
+    if (kind != cudaMemcpyDeviceToDevice && cuemu::stream_refuses()) return cudaErrorStreamCaptureUnsupported;
+    if (cuemu::stream_records(stream, [=] { memmove(d, s, n); })) return cudaSuccess;
     cuemu::stream_ready(stream);
     memmove(d, s, n);
     if (kind == cudaMemcpyDeviceToDevice) return cudaSuccess;
@@ -182,13 +185,19 @@ cudaError_t cudaMemcpyAsync(void *d, const void *s, size_t n, cudaMemcpyKind kin
 }
 cudaError_t cudaMemcpy2DAsync(void *d, size_t d_pitch, const void *s, size_t s_pitch, size_t width, size_t height,
                               cudaMemcpyKind, cudaStream_t stream) {
+    const auto work = [=] {
+        for (size_t i = 0; i < height; i++) memmove((char *)d + i * d_pitch, (const char *)s + i * s_pitch, width);
+    };
+    if (cuemu::stream_records(stream, work)) return cudaSuccess;
     cuemu::stream_ready(stream);
-    for (size_t i = 0; i < height; i++) memmove((char *)d + i * d_pitch, (const char *)s + i * s_pitch, width);
+    work();
     return cudaSuccess;
 }
 cudaError_t cudaMemsetAsync(void *d, int v, size_t n, cudaStream_t stream) {
+    const auto work = [=] { memset(d, v, n); };
+    if (cuemu::stream_records(stream, work)) return cudaSuccess;
     cuemu::stream_ready(stream);
-    memset(d, v, n);
+    work();
     return cudaSuccess;
 }
 

@@ -9,8 +9,16 @@
 using cuemu::Transfer;
 typedef std::vector<std::shared_ptr<Transfer>> Transfers;
 
+struct CUgraph_st {
+    std::vector<std::function<void()>> work;
+};
+struct CUgraphExec_st {
+    std::vector<std::function<void()>> work;
+};
 struct CUstream_st {
     Transfers waits;
+    CUgraph_st *graph = nullptr; /* being recorded */
+    bool spoilt = false;
 };
 struct CUevent_st {
     Transfers waits;
@@ -20,6 +28,19 @@ struct CUevent_st {
 static std::mutex lock; /* another thread may ask for an event */
 static CUstream_st null_stream;
 static CUstream_st *of(cudaStream_t s) { return s ? s : &null_stream; }
+
+static CUstream_st *recorded; /* one at a time */
+
+bool cuemu::stream_records(cudaStream_t s, const std::function<void()> &work) {
+    if (!of(s)->graph) return false;
+    of(s)->graph->work.push_back(work);
+    return true;
+}
+cudaError_t cuemu::stream_refuses() {
+    if (!recorded) return cudaSuccess;
+    recorded->spoilt = true;
+    return cudaErrorStreamCaptureUnsupported;
+}
 
 static void finish(const Transfers &list) {
     for (auto &t : list)
@@ -61,7 +82,43 @@ cudaError_t cudaStreamDestroy(cudaStream_t s) {
     delete s;
     return cudaSuccess;
 }
+cudaError_t cudaStreamBeginCapture(cudaStream_t s, cudaStreamCaptureMode) {
+    if (recorded) return cudaErrorStreamCaptureUnsupported;
+    recorded = of(s);
+    recorded->graph = new CUgraph_st();
+    recorded->spoilt = false;
+    return cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *out) {
+    const bool spoilt = of(s)->spoilt;
+    *out = of(s)->graph;
+    of(s)->graph = nullptr;
+    recorded = nullptr;
+    if (!spoilt) return cudaSuccess;
+    delete *out;
+    *out = nullptr;
+    return cudaErrorStreamCaptureInvalidated;
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t g, unsigned long long) {
+    *out = new CUgraphExec_st{g->work};
+    return cudaSuccess;
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t g, cudaStream_t s) {
+    cuemu::stream_ready(s);
+    for (auto &work : g->work) work();
+    return cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t g) {
+    delete g;
+    return cudaSuccess;
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t g) {
+    delete g;
+    return cudaSuccess;
+}
+
 cudaError_t cudaStreamSynchronize(cudaStream_t s) {
+    if (cuemu::stream_refuses()) return cudaErrorStreamCaptureUnsupported;
     cuemu::trace("sync", "stream");
     cuemu::stream_ready(s);
     const cudaError_t e = cuemu::fault("cudaStreamSynchronize");

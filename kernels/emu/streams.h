@@ -4,6 +4,7 @@
  * stream finishes its transfers first: nothing is waited for before something needs it, as on a device. */
 #pragma once
 #include <atomic>
+#include <functional>
 #include <memory>
 
 #include <cuda_runtime_api.h>
@@ -23,4 +24,8 @@ void stream_defer(cudaStream_t s, const std::shared_ptr<Transfer> &t);
 void copies_done(cudaStream_t s);
 /* Finish what the stream waits for, but transfers like `next` (may be null): MPI keeps the order of those by itself. */
 void stream_ready(cudaStream_t s, const Transfer *next = nullptr);
+/* Where the stream is being recorded: keeps `work` for its graph and says true. A call that may not be recorded ends the recording in an error, as it
+ * does on a device. */
+bool stream_records(cudaStream_t s, const std::function<void()> &work);
+cudaError_t stream_refuses();
 } // namespace cuemu

@@ -14,8 +14,9 @@
 extern "C" {
 #endif
 
-struct cuda_gpu;  /* one opened device with its stream, work space and staging buffers */
-struct cuda_comm; /* one communicator of the device's own (NCCL) */
+struct cuda_gpu;   /* one opened device with its stream, work space and staging buffers */
+struct cuda_comm;  /* one communicator of the device's own (NCCL) */
+struct cuda_graph; /* a stretch of queued operations */
 
 enum { CUDA_COMM_ID = 128, CUDA_TEXT = 256 };
 
@@ -59,6 +60,14 @@ struct cuda_plugin {
     /* Exactly `bytes` of work space for the kernels, instead of what there was; operations that want more take it by themselves. had
      * (or NULL): what there was. Waits. */
     int (*reserve)(struct cuda_gpu *g, size_t bytes, size_t *had);
+
+    /* From graph_begin on operations are recorded and not queued; nothing else may be called until graph_end, which takes them (out NULL:
+     * drops them). graph_run queues them as one, with the arguments that they had: *ran is 0 where it cannot any more, because work space was
+     * moved since; then record them again. */
+    int (*graph_begin)(struct cuda_gpu *g);
+    int (*graph_end)(struct cuda_gpu *g, struct cuda_graph **out);
+    int (*graph_run)(struct cuda_gpu *g, struct cuda_graph *x, int *ran);
+    void (*graph_close)(struct cuda_graph *x);
 
     /* Communicators of the devices' own, between ranks with a device each. All entries are null in a plugin without NCCL.
      * comm_open is collective over the ranks of `id`, which one of them made; the calls that queue are made by all in the same order. */

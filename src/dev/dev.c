@@ -64,6 +64,7 @@ enum status dev_open(const struct dev_options *o, struct dev **out) {
     d->table = tables[o->backend];
     d->backend = o->backend;
     d->profile = o->profile;
+    d->graphs = o->graphs && !o->profile && o->backend == DEV_CUDA;
     d->device = o->backend == DEV_CUDA ? o->device : 0;
     d->threads = o->threads ? o->threads : omp_get_max_threads();
     d->next = UINT64_C(1) << 40;

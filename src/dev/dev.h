@@ -21,6 +21,7 @@ struct dev_options {
     int threads;        /* OpenMP threads of this rank; 0 = all the process may use */
     int device;         /* cuda: which of dev_cuda_devices */
     bool invariant;     /* the GEMM keeps the leaf definition (one FMA chain); false: the fastest kernel there is */
+    bool graphs;        /* cuda: what lies between dev_graph_begin and _end is recorded and run again as one */
     bool profile;       /* an operation is done when it returns: its counter has the device's seconds */
     const char *kernel; /* NULL = best for this CPU; "portable", "avx2", "avx512": for tests */
 };
@@ -98,6 +99,17 @@ struct dev_op {
     struct dev_cost cost;     /* of that call */
 };
 struct dev_op dev_op(int op);
+
+/* A stretch of operations that is done many times with the same arguments. begin: *done says that it was queued as one, as it was recorded; else
+ * do it, and say end with its outcome. The first time it runs as it is, so that work space grows; the second time it is recorded, which
+ * allows operations only: no copies from or to the host, no allocation. *g is NULL before the first time, and stays it where the device makes no graphs
+ * (dev_options.graphs, profile). Counters count what a graph does. */
+struct dev_graph;
+enum status dev_graph_begin(struct dev *d, struct dev_graph **g, bool *done);
+enum status dev_graph_end(struct dev *d, struct dev_graph *g, enum status outcome);
+void dev_graph_free(struct dev_graph **g);   /* before its device is closed */
+int64_t dev_graph_runs(const struct dev *d); /* how many stretches were queued as one */
+bool dev_records(const struct dev *d);       /* whether it makes graphs */
 
 /* The operations: enum status dev_<op>(struct dev *d, const struct <op>_args *a). They may return before the work is done
  * (errors of a device then come at dev_sync). */

@@ -51,7 +51,8 @@ struct dev {
     const struct dev_table *table;
     enum dev_backend backend;
     int threads, device;
-    bool profile;            /* see dev_options */
+    bool profile, graphs; /* see dev_options */
+    int64_t graph_runs;
     struct host_gemm *gemm;  /* host and guard */
     const struct leaf *leaf; /* host and guard */
     struct dev_block *block;

@@ -295,10 +295,12 @@ enum status model_init(struct model *m, uint64_t seed, float std) {
 }
 
 enum status model_begin_grads(struct model *m) {
-    for (int i = 0; i < m->n_params; i++) m->param[i].grad_written = false;
-    m->tied_written = false;
-    if (!m->added_bytes) return TM_OK;
-    return dev_fill(m->o.dev, &(struct fill_args){.y = m->grads, .n = (int64_t)(m->added_bytes / 4), .value = 0});
+    const bool all = dev_records(m->o.dev); /* what is recorded does the same every time: it adds */
+    const size_t bytes = all ? m->grad_bytes : m->added_bytes;
+    for (int i = 0; i < m->n_params; i++) m->param[i].grad_written = all;
+    m->tied_written = all;
+    return bytes ? dev_fill(m->o.dev, &(struct fill_args){.y = m->grads, .n = (int64_t)(bytes / 4), .value = 0})
+                 : TM_OK;
 }
 
 static enum status settle(struct model *m, const struct tape_weight *w) {

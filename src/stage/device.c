@@ -74,6 +74,7 @@ enum status stage_device_open(struct stage_run *r) {
     struct dev_options o = {.backend = choose_backend(r->deck->device.backend),
                             .threads = (int)r->deck->device.threads,
                             .invariant = r->invariant,
+                            .graphs = r->deck->device.graphs,
                             .profile = r->o.profile,
                             .kernel = getenv("TEMPER_KERNEL")}; /* tests: another instruction set, the same bits */
     if (o.threads == 0) o.threads = threads_here();

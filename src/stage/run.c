@@ -176,6 +176,7 @@ static enum status run_stages_all(struct stage_run *r) {
         double begin = clock_seconds();
         TM_TRY(run_stage_all(r, s));
         TM_TRY(stage_memory_all(r, &planned));
+        if (dev_graph_runs(r->dev) > 0) log_info("graphs runs=%lld so far", (long long)dev_graph_runs(r->dev));
         TM_TRY(stage_result(r, s, "seconds", clock_seconds() - begin, "s"));
         TM_TRY(par_agree_all(stage_note_finished(r, s)));
         TM_TRY(par_agree_all(stage_report_write(r)));

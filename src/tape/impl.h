@@ -39,6 +39,7 @@ struct tape_op {
     const struct tape_weight *w[TAPE_MAX_LINEAR], *b[TAPE_MAX_LINEAR];
     struct tensor_axis axis[TAPE_MAX_LINEAR];
     int n_w;
+    bool varies;                              /* what it does depends on more than the values: no graph */
     size_t scratch_forward, scratch_backward; /* bytes */
     union {
         struct {
@@ -100,7 +101,8 @@ struct tape {
     size_t kept_bytes, scratch_bytes;
     int backward_event; /* first event of the backward part */
     dptr kept, scratch;
-    int slot; /* of the run in progress */
+    struct dev_graph **graph; /* [slots][forward, backward]; NULL: runs differ, or wait for other ranks */
+    int slot;                 /* of the run in progress */
     const struct tape_event *now;
 };
 

@@ -207,7 +207,12 @@ static const struct tape_kind attention_kind = {.name = "attention",
 
 enum status tape_attention(struct tape *t, tape_val q, tape_val k, tape_val v, tape_val first,
                            const struct tape_attention *a, tape_val *o) {
-    struct tape_op op = {.kind = &attention_kind, .n_in = 4, .in = {q, k, v, first}, .n_out = 2, .u.attention = *a};
+    struct tape_op op = {.kind = &attention_kind,
+                         .n_in = 4,
+                         .in = {q, k, v, first},
+                         .n_out = 2,
+                         .u.attention = *a,
+                         .varies = a->cache != NULL};
     tape_val lse;
     if (a->cache && t->o.training)
         return TM_FAIL(TM_ERR_INTERNAL, "tape %s: training with a cache of keys and values", t->o.name);

@@ -15,6 +15,10 @@ enum status tape_create(const struct tape_options *o, struct tape **out) {
     return TM_OK;
 }
 
+static void forget_graphs(struct tape *t) {
+    for (int i = 0; t->graph && i < 2 * t->o.slots; i++) dev_graph_free(&t->graph[i]);
+}
+
 void tape_destroy(struct tape **t) {
     if (!*t) return;
     mem_free(&(*t)->op);
@@ -22,6 +26,8 @@ void tape_destroy(struct tape **t) {
     mem_free(&(*t)->buffer);
     mem_free(&(*t)->event);
     mem_free(&(*t)->recompute);
+    forget_graphs(*t);
+    mem_free(&(*t)->graph);
     mem_free(t);
 }
 
@@ -100,9 +106,11 @@ enum status tape_segment_end(struct tape *t) {
 }
 
 enum status tape_finish(struct tape *t) {
+    bool differs = t->o.grid->tp > 1; /* transfers may go through the host */
+    for (size_t i = 0; i < t->n_op; i++) differs = differs || t->op[i].varies;
     TM_TRY(tape_plan(t));
     t->finished = true;
-    return TM_OK;
+    return differs ? TM_OK : mem_alloc(&t->graph, (size_t)t->o.slots * 2, sizeof *t->graph);
 }
 
 size_t tape_kept_bytes(const struct tape *t) { return t->kept_bytes; }
@@ -111,6 +119,7 @@ size_t tape_scratch_bytes(const struct tape *t) { return t->scratch_bytes; }
 int64_t tape_tokens(const struct tape *t) { return t->o.tokens; }
 
 void tape_bind(struct tape *t, dptr kept, dptr scratch) {
+    forget_graphs(t);
     t->kept = kept;
     t->scratch = scratch;
 }
@@ -142,12 +151,7 @@ dptr tape_grad_at(struct tape *t, const struct tape_op *op, tape_val v) {
 
 dptr tape_scratch_at(struct tape *t) { return buffer_address(t, t->slot, t->now->scratch); }
 
-enum status tape_run(struct tape *t, int slot, enum tape_what what) {
-    size_t from = what == TAPE_FORWARD ? 0 : (size_t)t->backward_event;
-    size_t to = what == TAPE_FORWARD ? (size_t)t->backward_event : t->n_event;
-    if (!t->finished || slot < 0 || slot >= t->o.slots)
-        return TM_FAIL(TM_ERR_INTERNAL, "tape %s: run of slot %d of %d", t->o.name, slot, t->o.slots);
-    t->slot = slot;
+static enum status run_events(struct tape *t, size_t from, size_t to) {
     for (size_t i = from; i < to; i++) {
         t->now = &t->event[i];
         const struct tape_op *op = &t->op[t->now->op];
@@ -156,4 +160,17 @@ enum status tape_run(struct tape *t, int slot, enum tape_what what) {
         TM_TRY((mode == MODE_BACKWARD ? kind->backward : mode == MODE_REMAKE ? kind->remake : kind->forward)(t, op));
     }
     return TM_OK;
+}
+
+enum status tape_run(struct tape *t, int slot, enum tape_what what) {
+    size_t from = what == TAPE_FORWARD ? 0 : (size_t)t->backward_event;
+    size_t to = what == TAPE_FORWARD ? (size_t)t->backward_event : t->n_event;
+    bool done;
+    if (!t->finished || slot < 0 || slot >= t->o.slots)
+        return TM_FAIL(TM_ERR_INTERNAL, "tape %s: run of slot %d of %d", t->o.name, slot, t->o.slots);
+    t->slot = slot;
+    if (!t->graph) return run_events(t, from, to);
+    struct dev_graph **graph = &t->graph[2 * slot + (what != TAPE_FORWARD)];
+    TM_TRY(dev_graph_begin(t->o.dev, graph, &done));
+    return done ? TM_OK : dev_graph_end(t->o.dev, *graph, run_events(t, from, to));
 }
