@@ -97,10 +97,13 @@ static enum status fill(struct calibrate *c, int64_t lo, int64_t hi) {
 static enum status wave_all(struct calibrate *c, int64_t rounds) {
     const struct par_grid *g = &c->r->grid;
     const int64_t lo = c->done + g->dp_rank, hi = size_min(c->n, c->done + rounds * g->dp);
-    par_note(c->s->name, lo, "calibrate");
+    par_note(c->s->name, lo, "data");
     TM_TRY(par_agree_all(fill(c, lo, hi)));
     c->done = hi;
-    for (int64_t i = lo, k = 0; i < hi; i += g->dp, k++) TM_TRY(train_pass_forward(c->pass, 0, &c->batch[k], 0, 0));
+    for (int64_t i = lo, k = 0; i < hi; i += g->dp, k++) {
+        par_note(c->s->name, i, "calibrate");
+        TM_TRY(train_pass_forward(c->pass, 0, &c->batch[k], 0, 0));
+    }
     return TM_OK;
 }
 

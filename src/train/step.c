@@ -177,10 +177,12 @@ static enum status eval_run_all(const struct train_eval *e, struct data_batch *b
             TM_TRY(train_pass_drain(e->pass)); /* what is on its way between pipeline stages arrives */
             return stop;
         }
-        par_note(log_stage(), lo, "forward");
+        par_note(log_stage(), lo, "data");
         TM_TRY(par_agree_all(mine == TM_OK ? eval_fill(e, lo, hi, b) : mine));
-        for (int64_t i = lo; i < hi && mine == TM_OK; i++)
+        for (int64_t i = lo; i < hi && mine == TM_OK; i++) {
+            par_note(log_stage(), i, "forward");
             mine = eval_one(e, &b[i - lo], slots + i * TALLY, i, (int)((i - from) % e->pass->o.slots));
+        }
     }
     return mine == TM_OK ? train_pass_drain(e->pass) : mine;
 }
