@@ -80,7 +80,8 @@ datasets = { mock = { sources = ( { path = "mock"; } ); seq_length = 24; samples
 batch = { micro = 1; global = 4; }; schedule = { name = "constant"; }; optim = { lr = 1e-4; };
 stages = ( { do = "train"; data = "mock"; steps = 1000000; } );
 END
-start() { # start NAME: one process, in the background
+start() { # start NAME: one process, in the background; what the log says is its own
+    rm -f "$dir/log"
     "$TEMPER" "$dir/long.cfg" --set run.dir="$dir/$1" </dev/null >"$dir/out" 2>"$dir/log" &
     job=$!
 }

@@ -28,12 +28,10 @@ if [ "$RANKS" = 2 ]; then
 else
     is "$(value node gbs)" 0.0 "one rank has nobody to measure messages with"
 fi
-missing=
 for op in gemm gemm_bf16 attn_fwd attn_bwd_bf16 rmsnorm_fwd swiglu_bwd rope embed_bwd sum_exp kl_grad ce_grad adamw fake_quant; do
-    grep -q "op = \"$op\"" "$dir/machine.cfg" || missing+=" $op"
+    grep -q "op = \"$op\"" "$dir/machine.cfg" || ok 1 "$op is measured"
 done
-[ "$(wc -w <<<"$missing")" -le 1 ] # on a busy machine one may have no rate: a plan then takes that of memory
-ok $? "operations are measured (not:$missing)"
+ok 0 "operations are measured"
 cat >"$dir/deck.cfg" <<END
 version = 1;
 run = { dir = "$dir/run"; };

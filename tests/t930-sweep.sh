@@ -31,6 +31,7 @@ count() { grep -c -- "$1" "$2" 2>/dev/null || true; }
 timeless() { sed -E 's/^(([^,]*,){9})[^,]*,/\1-,/' "$1/sweep.csv"; } # without the seconds
 field() { sed -n "$(($2 + 2))p" "$1/sweep.csv" | cut -d , -f "$3"; } # field RUN POINT COLUMN
 states() { tail -n +2 "$1/sweep.csv" | cut -d , -f 4 | sort | uniq -c | xargs; }
+clear() { rm -f "$dir/log"; } # before a start in the background: what its log says is then its own
 wait_for() { # wait_for SECONDS COMMAND...: until it succeeds
     local i
     for ((i = 0; i < $1 * 20; i++)); do
@@ -153,6 +154,7 @@ kill -INT $runner
 wait $runner
 check "Ctrl-C: exit code 75" is $? 75
 check "  both wrote a checkpoint" is "$(tail -n +2 "$dir/int/sweep.csv" | cut -d , -f 3 | xargs)" "stopped stopped"
+clear
 "$TEMPER" "$dir/sweep.cfg" --set run.dir="$dir/int" "${words[@]}" "${long[@]}" --sweep-point 1 </dev/null >"$dir/out" 2>"$dir/log" &
 victim=$!
 resumed() { grep -q "resumed step" "$dir/log"; }
@@ -170,6 +172,7 @@ holds() { [ -s "$dir/dead/shared-ptq-0000/.lock" ] && grep -q "stage=ptq" "$dir/
 check "one makes what is shared" wait_for 60 holds
 check "another has a deadline: exit code 22" alone 22 "$dir/sweep.cfg" --set run.dir="$dir/dead" "${words[@]:0:4}" "${wide[@]}" --sweep-point 1 --set limits.wait_s=0.5
 check "  and says for whom" says "waited [01] s \(limits.wait_s\) for what this point shares with others: .*process $holder"
+clear
 "$TEMPER" "$dir/sweep.cfg" --set run.dir="$dir/dead" "${words[@]:0:4}" "${wide[@]}" --sweep-point 1 </dev/null >"$dir/out1" 2>"$dir/log" &
 waiter=$!
 waits() { grep -q "waiting for what" "$dir/log"; }

@@ -34,8 +34,10 @@ check "  to the same bytes" same run
 # --- stops
 wall=0.2
 case $BUILD in *san) wall=1.5 ;; esac # a sanitizer's start takes longer
-for ((starts = 1; starts < 30; starts++)); do # each start may do what fits between its beginning and the wall limit; a busy machine gets more
-    wall=$(awk -v w="$wall" 'BEGIN { print 1.08 * w }')
+began=$EPOCHREALTIME
+check "on 2 ranks" tiny 0 timed 2 --set grid.tp=2
+wall=$(awk -v w=$wall -v s="$began" -v e="$EPOCHREALTIME" 'BEGIN { t = (e - s) / 8; print (t > w ? t : w) }') # a busy machine's too
+for ((starts = 1; starts < 30; starts++)); do # each start may do what fits between its beginning and the wall limit
     temper 2 "$decks/tiny.cfg" --set run.dir="$dir/wall" "${words[@]}" --set grid.tp=2 --set limits.wall_s=$wall --set limits.margin_s=0
     code=$?
     [ $code = 75 ] || break

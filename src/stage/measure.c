@@ -149,17 +149,18 @@ static double middle(double a, double b, double c) { return fmax(fmin(a, b), fmi
 struct point {
     double calls, work, seconds;
 };
-/* In two steps on memory that was in use before: what three steps (the middle of the stages from `first`) have over one. */
-static struct point warm_point(const struct measuring *x, int size, int first, int op, bool flops) {
-    const struct sample *s = &x->sample[size][first];
-    const struct dev_counter *c = &s[0].op[op], *cold = &s[-1].op[op];
-    double t = middle(s[0].op[op].seconds, s[1].op[op].seconds, s[2].op[op].seconds) - cold->seconds;
-    return (struct point){(double)(c->calls - cold->calls), flops ? c->flops - cold->flops : c->bytes - cold->bytes,
-                          fmax(t, 0)};
-}
 static struct point point_of(const struct measuring *x, int size, int stage, int op, bool flops) {
     const struct dev_counter *c = &x->sample[size][stage].op[op];
     return (struct point){(double)c->calls, flops ? c->flops : c->bytes, c->seconds};
+}
+/* In two steps on memory that was in use before: what three steps (the middle of the stages from `first`) have over one. Where noise is larger than
+ * that: two thirds of the three, so that nothing that was called is without a rate. */
+static struct point warm_point(const struct measuring *x, int size, int first, int op, bool flops) {
+    const struct sample *s = &x->sample[size][first];
+    const struct point all = point_of(x, size, first, op, flops), cold = point_of(x, size, first - 1, op, flops);
+    const double t = middle(s[0].op[op].seconds, s[1].op[op].seconds, s[2].op[op].seconds) - cold.seconds;
+    if (t > 0) return (struct point){all.calls - cold.calls, all.work - cold.work, t};
+    return (struct point){all.calls * 2 / 3, all.work * 2 / 3, all.seconds * 2 / 3};
 }
 
 static bool by_flops(const char *name) { return !strcmp(name, "gemm") || !strncmp(name, "attn_", 5); }
