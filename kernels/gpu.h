@@ -29,6 +29,7 @@ struct cuda_gpu {
     void *staging;  /* pinned, GPU_STAGING bytes, of which the first `staged` are in use until the next wait */
     size_t staged;
     std::vector<gpu_fetch> fetches;
+    void *encode;            /* the driver's cuTensorMapEncodeTiled, or null: hopper.cu */
     struct gemm_state *gemm; /* of gemm.cu */
 };
 
@@ -56,6 +57,7 @@ int graph_end(struct cuda_gpu *g, struct cuda_graph **out);
 int graph_run(struct cuda_gpu *g, struct cuda_graph *x, int *ran);
 void graph_close(struct cuda_graph *x);
 
+int hopper_open(struct cuda_gpu *g);     /* before gpu_gemm_open */
 int gpu_gemm_open(struct cuda_gpu *g);   /* after the stream; uses the staging memory */
 void gpu_gemm_close(struct cuda_gpu *g); /* releases g->gemm, after the last product */
 
