@@ -107,6 +107,7 @@ static int open_gpu(int device, int invariant, struct cuda_gpu **out) {
     if (!st) st = gpu_check(cudaHostAlloc(&g->staging, GPU_STAGING, cudaHostAllocDefault), "allocating staging memory");
     if (!st) st = hopper_open(g);
     if (!st) st = gpu_gemm_open(g);
+    if (!st) st = gpu_attn_open(g);
     if (!st) st = reserve(g, 0, nullptr); /* what the trials took */
     if (st) {
         close_gpu(g);
