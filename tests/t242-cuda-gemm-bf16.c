@@ -120,7 +120,7 @@ static void all(const char *capability, bool wgmma) {
     }
     chain_is_cut(d, 16);
     chain_is_cut(d, 17);
-    large(d);
+    if (wgmma) large(d);
     ops_work(d);
     serves(d, wgmma);
     dev_close(&d);
