@@ -54,6 +54,7 @@ struct gemm_plan {
 /* A stretch of packed k: the pieces of the factors that fill it, and the steps of a tile. What no piece covers is zero. */
 struct gemm_superblock {
     int len, pieces, steps;
+    int64_t k0; /* packed k before it */
     struct {
         int term, at, len; /* at: packed k */
         int64_t k;         /* in the factors */
@@ -66,6 +67,7 @@ struct gemm_cursor {
     int leaf;
     int term;        /* inside the leaf */
     int64_t k, done; /* of this term; of this leaf */
+    int64_t at;      /* packed k so far */
     int depth;       /* sums that wait */
 };
 
@@ -92,6 +94,7 @@ struct gemm_kernel {
     int element; /* bytes of a packed element */
     int block;   /* leaves are padded to a multiple of so many k: 1, or GEMM_BLOCK (bf16) */
     bool whole;  /* tile() writes all mr rows whatever `rows` is, and reads as many of A */
+    bool packed; /* its panels lie as those of a packed factor (host_pack.h) */
     int wake;    /* multiply-adds worth waking a thread for: about 10 us */
     int pack;    /* packing an element costs as much as so many multiply-adds */
     void (*tile)(const struct gemm_tile *t, int rows); /* 1 <= rows <= mr */

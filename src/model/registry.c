@@ -233,12 +233,49 @@ enum status model_create(struct model_config *config, const struct model_options
     return st;
 }
 
+/* --- packed weights ---------------------------------------------------------------------------------------------------------- */
+/* The product's segments of k: those of the weight's columns, where the tensor group cuts them. */
+static struct packed_factor packed_cut(const struct model *m, const struct model_param *p, bool invariant) {
+    struct packed_factor f = {.segments = 1, .k = {0, p->w.cols}};
+    if (p->cut == 1) f.segments = tape_cut(m->o.grid, invariant, &p->axis, f.k);
+    return f;
+}
+
+/* at: where the first lies; the bytes of all. count: no more than that. */
+static enum status pack_weights(struct model *m, bool invariant, bool count) {
+    struct arena a;
+    arena_init(&a, "packed weights", m->packed.a, m->packed_bytes);
+    for (int i = 0; i < m->n_params; i++) {
+        struct model_param *p = &m->param[i];
+        struct tape_weight *w = p->role == MODEL_EMBED ? &m->tied : &p->w;
+        const bool head = p->role == MODEL_EMBED && m->config.tied && m->last;
+        struct pack_args x = {.x = w->value, .rows = w->rows, .ldx = w->cols, .is_b = 1};
+        if (!(p->linear || head) || w->rows * w->cols == 0) continue;
+        x.to = packed_cut(m, p, invariant);
+        TM_TRY(arena_take(&a, (size_t)ops_packed_bytes(w->rows, x.to.segments, x.to.k), &x.to.at.a));
+        if (!count) TM_TRY(dev_pack(m->o.dev, &x));
+        w->packed = x.to.at;
+    }
+    m->packed_bytes = a.high;
+    return TM_OK;
+}
+
+enum status model_pack(struct model *m, bool invariant) {
+    if (!m->o.bf16) return TM_OK;
+    if (!m->packed.a) {
+        TM_TRY(pack_weights(m, invariant, true));
+        TM_TRY(dev_alloc(m->o.dev, "packed weights", m->packed_bytes, &m->packed));
+    }
+    return pack_weights(m, invariant, false);
+}
+
 void model_destroy(struct model **model) {
     struct model *m = *model;
     if (!m) return;
     dev_free(m->o.dev, &m->weights);
     dev_free(m->o.dev, &m->grads);
     dev_free(m->o.dev, &m->rope);
+    dev_free(m->o.dev, &m->packed);
     model_config_free(&m->config);
     mem_free(&m->param);
     mem_free(model);

@@ -35,7 +35,7 @@ enum status tape_value_new(struct tape *t, const char *name, int64_t rows, int64
     TM_TRY(mem_grow(&t->value, &t->cap_value, t->n_value + 1, sizeof *t->value));
     struct tape_value *v = &t->value[t->n_value];
     *v = (struct tape_value){.rows = rows, .cols = cols, .producer = -1, .grad_reader = -1, .memory_of = TAPE_NONE};
-    v->buffer[0] = v->buffer[1] = v->grad_buffer = -1;
+    v->buffer[0] = v->buffer[1] = v->packed[0] = v->packed[1] = v->grad_buffer = -1;
     TM_TRY(str_copy(v->name, sizeof v->name, name));
     *out = (tape_val)t->n_value++;
     return TM_OK;
@@ -127,6 +127,7 @@ void tape_bind(struct tape *t, dptr kept, dptr scratch) {
 static dptr buffer_address(const struct tape *t, int slot, int buffer) {
     if (buffer < 0) return (dptr){0};
     const struct tape_buffer *b = &t->buffer[buffer];
+    if (b->to < 0) return (dptr){0}; /* nobody wants it */
     if (!b->kept) return dptr_add(t->scratch, (int64_t)b->offset);
     return dptr_add(t->kept, (int64_t)((size_t)slot * t->kept_bytes + b->offset));
 }
@@ -147,6 +148,15 @@ dptr tape_at(struct tape *t, const struct tape_op *op, tape_val v) {
 dptr tape_grad_at(struct tape *t, const struct tape_op *op, tape_val v) {
     (void)op;
     return v == TAPE_NONE ? (dptr){0} : buffer_address(t, t->slot, t->value[v].grad_buffer);
+}
+
+struct packed_factor tape_packed_at(struct tape *t, const struct tape_op *op, tape_val v) {
+    const int buffer = tape_packed_of(t, op, v, t->now->mode);
+    struct packed_factor f = {.segments = 0};
+    if (buffer < 0) return f;
+    f = *t->value[v].cut;
+    f.at = buffer_address(t, t->slot, buffer);
+    return f;
 }
 
 dptr tape_scratch_at(struct tape *t) { return buffer_address(t, t->slot, t->now->scratch); }
