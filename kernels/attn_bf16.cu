@@ -8,6 +8,7 @@
  * the left factor of the next. Two stages of right tiles: one arrives while the other is used. */
 #include "attn.h"
 #include "base/vmath.h"
+#include "packed.h"
 
 enum { ROWS = 128, WARPS = ROWS / 16, STAGES = 2 };
 static_assert(WARPS * WARP == ATTN_THREADS, "a warp has 16 left rows");
@@ -154,6 +155,18 @@ static __device__ ATTN_PART void rows_product(float (&acc)[D / 8][4], const floa
 }
 /* Row e of the lane's two (0: g, 1: g + 8), times `factor`. */
 template <int D>
+static __device__ ATTN_PART void pack_row(const struct packed_out &o, int64_t row, int64_t col, const float (&acc)[D / 8][4],
+                                          int e, float factor, int d) {
+#pragma unroll
+    for (int j = 0; j < D / 8; j++)
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            const int c = j * 8 + threadIdx.x % 4 * 2 + i;
+            const float x = acc[j][2 * e + i] * factor;
+            if (c < d) packed_store<1>(o, row, col + c, &x);
+        }
+}
+template <int D>
 static __device__ ATTN_PART void store_row(float *to, const float (&acc)[D / 8][4], int e, float factor, int d) {
 #pragma unroll
     for (int j = 0; j < D / 8; j++) {
@@ -210,7 +223,7 @@ static __device__ ATTN_PART void softmax(float (&s)[8][4], float (&acc)[D / 8][4
 /* 128 queries of one head. q, k, v: packed; k and v have t0 + T rows a head. */
 template <int D>
 static __global__ void __launch_bounds__(ATTN_THREADS, 1)
-    attn_fwd_bf16_k(struct attn_fwd_args a, const bf16_t *q, const bf16_t *k, const bf16_t *v) {
+    attn_fwd_bf16_k(struct attn_fwd_args a, struct packed_out o, const bf16_t *q, const bf16_t *k, const bf16_t *v) {
     enum { LD = bf16_size<D>::LD };
     DYN_SHARED(bf16_t, left);
     const int lane = threadIdx.x % WARP, r0 = threadIdx.x / WARP * 16, d = (int)a.d;
@@ -262,9 +275,10 @@ static __global__ void __launch_bounds__(ATTN_THREADS, 1)
 #pragma unroll
     for (int e = 0; e < 2; e++) {
         const int64_t row = token + r0 + lane / 4 + 8 * e;
-        const float all = quad_sum(sum[e]);
+        const float all = quad_sum(sum[e]), inverse = all == 0 ? 0 : 1.0f / all;
         if (at[e] < 0) continue;
-        store_row<D>(attn_ptr<float>(a.o) + row * a.ldo + head * d, acc, e, all == 0 ? 0 : 1.0f / all, d);
+        if (a.o.a) store_row<D>(attn_ptr<float>(a.o) + row * a.ldo + head * d, acc, e, inverse, d);
+        if (o.codes) pack_row<D>(o, row, head * d, acc, e, inverse, d);
         if (lane % 4 == 0)
             attn_ptr<float>(a.lse)[row * a.hq + head] =
                 all == 0 ? -INFINITY : (float)((double)top[e] * LN2 + vmath_log_wide(all));
@@ -400,7 +414,8 @@ template <int D> static int forward(struct cuda_gpu *g, const struct attn_fwd_ar
     add_pack(&all, a->k, a->ldk, a->b, step, keys, a->hkv, a->d, D, k);
     add_pack(&all, a->v, a->ldv, a->b, step, keys, a->hkv, a->d, D, v);
     pack(g, all);
-    LAUNCH(kernel, (unsigned)(a->b * a->hq * ((a->t + ROWS - 1) / ROWS)), ATTN_THREADS, shared, g->stream, *a, q, k, v);
+    LAUNCH(kernel, (unsigned)(a->b * a->hq * ((a->t + ROWS - 1) / ROWS)), ATTN_THREADS, shared, g->stream, *a,
+           packed_of(&a->packed), q, k, v);
     return gpu_launched("attn_fwd");
 }
 template <int D> static int backward(struct cuda_gpu *g, const struct attn_bwd_args *a, bool *done) {

@@ -190,7 +190,7 @@ static void forward_tile(const struct dev *d, const struct gemm_kernel *kn, cons
         float inv = sum[r] == 0 ? 0 : 1.0f / sum[r];
         float *row = o ? o + (at + q0 + r) * a->ldo + head * a->d : acc + r * cols;
         for (int64_t c = 0; c < a->d; c++) row[c] = acc[r * cols + c] * inv;
-        if (a->packed.at.a) host_pack_span(&a->packed, at + q0 + r, head * a->d, row, a->d);
+        if (a->packed.at.a) host_pack_span(d, &a->packed, at + q0 + r, head * a->d, row, a->d);
         lse[r * a->hq] = sum[r] == 0 ? -INFINITY : (float)((double)top[r] + vmath_log_wide(sum[r]));
     }
 }

@@ -63,7 +63,7 @@ static enum status swiglu_packed(struct dev *d, const struct swiglu_fwd_args *a)
     for (int64_t r = 0; r < a->n / cols; r++) {
         float *row = y ? y + r * cols : (float *)(void *)(base + first + (size_t)omp_get_thread_num() * stride);
         d->leaf->swiglu_fwd(host_f32(a->g) + r * cols, host_f32(a->u) + r * cols, row, cols);
-        host_pack_span(&a->packed, r, 0, row, cols);
+        host_pack_span(d, &a->packed, r, 0, row, cols);
     }
     return TM_OK;
 }

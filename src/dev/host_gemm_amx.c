@@ -256,6 +256,7 @@ static const struct gemm_kernel kernel_ = {
     .tile = tile,
     .pack_a = pack_a,
     .pack_b = pack_b,
+    .round_row = round_row,
     .enter = enter,
     .leave = leave,
 };

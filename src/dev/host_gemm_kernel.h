@@ -106,6 +106,8 @@ struct gemm_kernel {
     /* fp32: dst[r * ldd + c] = src[r * lds + c], and its transpose dst[c * ldd + r] = src[r * lds + c] */
     void (*copy)(const float *src, int64_t lds, int64_t rows, int64_t cols, float *dst, int64_t ldd);
     void (*transpose)(const float *src, int64_t lds, int64_t rows, int64_t cols, float *dst, int64_t ldd);
+    /* bf16: n elements of a row, rounded, to packed k = `at` and on of a row whose blocks lie ldb apart; NULL: host_pack.c does it */
+    void (*round_row)(const float *src, int64_t n, int64_t at, uint16_t *dst, int64_t ldb);
     void (*enter)(void), (*leave)(void); /* around a block, on its thread; NULL: nothing to do */
     const struct gemm_kernel *fp32;      /* whose tiles serve a widened kernel */
 };

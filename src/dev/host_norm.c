@@ -18,7 +18,7 @@ enum status host_rmsnorm_fwd(struct dev *d, const struct rmsnorm_fwd_args *a) {
     for (int64_t r = 0; r < a->rows; r++) {
         float *row = y ? y + r * c : (float *)(void *)(base + first + (size_t)omp_get_thread_num() * stride);
         rstd[r] = f->rms_fwd(x + r * c, delta ? delta + r * c : NULL, gain, h ? h + r * c : NULL, row, c, a->eps);
-        if (a->packed.at.a) host_pack_span(&a->packed, r, 0, row, c);
+        if (a->packed.at.a) host_pack_span(d, &a->packed, r, 0, row, c);
     }
     return TM_OK;
 }

@@ -51,12 +51,12 @@ struct packed_factor {
     int segments;
     int64_t k[OPS_MAX_SEGMENTS + 1];
 };
-/* A packed factor may be read from a row on that is a multiple of OPS_PACKED_ROWS. */
-enum { OPS_PACKED_ROWS = 32, OPS_PACKED_UNIT = 64 /* the most k that a segment is padded to a multiple of */ };
+/* Rows are padded to a multiple of OPS_PACKED_ROWS, and may be read from such a one on; segments to one of OPS_PACKED_UNIT k, at most. */
+enum { OPS_PACKED_ROWS = 128, OPS_PACKED_UNIT = 64 };
 static inline int64_t ops_packed_bytes(int64_t rows, int segments, const int64_t *k) {
     int64_t all = 0;
     for (int j = 0; j < segments; j++) all += (k[j + 1] - k[j] + OPS_PACKED_UNIT - 1) / OPS_PACKED_UNIT;
-    return (rows + 127) / 128 * 128 * all * OPS_PACKED_UNIT * 2;
+    return (rows + OPS_PACKED_ROWS - 1) / OPS_PACKED_ROWS * OPS_PACKED_ROWS * all * OPS_PACKED_UNIT * 2;
 }
 
 /* Pack x [rows, k[segments]] with row distance ldx, fp32, as factor B of GEMM_NT or as factor A. Operations that have a `packed` leave their
