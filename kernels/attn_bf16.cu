@@ -155,8 +155,8 @@ static __device__ ATTN_PART void rows_product(float (&acc)[D / 8][4], const floa
 }
 /* Row e of the lane's two (0: g, 1: g + 8), times `factor`. */
 template <int D>
-static __device__ ATTN_PART void pack_row(const struct packed_out &o, int64_t row, int64_t col, const float (&acc)[D / 8][4],
-                                          int e, float factor, int d) {
+static __device__ ATTN_PART void pack_row(const struct packed_out &o, int64_t row, int64_t col,
+                                          const float (&acc)[D / 8][4], int e, float factor, int d) {
 #pragma unroll
     for (int j = 0; j < D / 8; j++)
 #pragma unroll

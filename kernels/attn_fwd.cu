@@ -47,7 +47,8 @@ static __device__ ATTN_PART void attn_pack(const struct packed_out &o, int64_t r
 
 /* R left rows: row r is query q0 + r / pack of head head + r % pack. */
 template <int D, int R>
-static __global__ void __launch_bounds__(ATTN_THREADS, D <= 128 ? 2 : 1) attn_fwd_k(struct attn_fwd_args a, struct packed_out o, int pack) {
+static __global__ void __launch_bounds__(ATTN_THREADS, D <= 128 ? 2 : 1)
+    attn_fwd_k(struct attn_fwd_args a, struct packed_out o, int pack) {
     enum { TR = R / LANES, LD = attn_size<D>::LD, ROWS = attn_size<D>::ROWS };
     DYN_SHARED(float, shared);
     float *q = shared + SLOTS * SLOT, *p = q + R * LD;

@@ -304,8 +304,8 @@ static int run_rows(struct cuda_gpu *g, const struct gemm_plan *p, const struct 
     const bool splits = gemm_splits(g, p, tiles);
     void *split = nullptr;
     if (splits) GPU_TRY(gpu_work(g, gemm_split_bytes(p), &split));
-    LAUNCH(kernels[which], dim3((unsigned)tiles, 1, splits ? (unsigned)p->leaves : 1), FEW_THREADS, 0, g->stream,
-           *p, *w, (float *)split);
+    LAUNCH(kernels[which], dim3((unsigned)tiles, 1, splits ? (unsigned)p->leaves : 1), FEW_THREADS, 0, g->stream, *p,
+           *w, (float *)split);
     GPU_TRY(gpu_launched("gemm"));
     return splits ? gemm_fold(g, p, (const float *)split) : 0;
 }

@@ -98,10 +98,9 @@ template <int W> static __global__ void rmsnorm_fwd_k(norm_fwd a, stage_plan p) 
         }
 }
 int gpu_rmsnorm_fwd(struct cuda_gpu *g, const struct rmsnorm_fwd_args *a) {
-    norm_fwd k = {gpu_f32(a->x),     gpu_f32(a->delta), gpu_f32(a->gain),
-                  gpu_f32(a->h_out), gpu_f32(a->y),     gpu_f32(a->rstd),
-                  a->rows,           (int)a->c,         a->eps,
-                  packed_of(&a->packed)};
+    norm_fwd k = {gpu_f32(a->x), gpu_f32(a->delta),    gpu_f32(a->gain), gpu_f32(a->h_out),
+                  gpu_f32(a->y), gpu_f32(a->rstd),     a->rows,          (int)a->c,
+                  a->eps,        packed_of(&a->packed)};
     if (a->rows < 1) return 0;
     bool four = packs_fit({a->x.a, a->delta.a, a->gain.a, a->h_out.a, a->y.a, 4 * (uint64_t)a->c}) &&
                 packed_fits(&a->packed, 4);

@@ -18,7 +18,7 @@ static __device__ __forceinline__ uint32_t packed_pair(float x, float y) {
 
 /* A factor as kernels write it: its result, beside or instead of fp32. */
 struct packed_out {
-    uint16_t *codes; /* NULL: not wanted */
+    uint16_t *codes;                                               /* NULL: not wanted */
     int64_t ld, k[OPS_MAX_SEGMENTS + 1], at[OPS_MAX_SEGMENTS + 1]; /* segment j: k of a row, packed k */
 };
 static inline struct packed_out packed_of(const struct packed_factor *f) {

@@ -17,9 +17,7 @@ static uint16_t *host_codes(dptr p) { return (uint16_t *)(uintptr_t)p.a; }
 /* What AMX takes for x: denormals are zero, the rest is rounded; a NaN stays one. */
 static inline __attribute__((always_inline)) uint16_t code_of(float x) {
     const uint32_t u = bits_of(x), round = (u + 0x7fffu + (u >> 16 & 1u)) >> 16, top = u >> 16;
-    return (uint16_t)((u & 0x7f800000u) == 0            ? top & 0x8000u
-                      : (u & 0x7fffffffu) > 0x7f800000u ? top | 0x40u
-                                                        : round);
+    return (uint16_t)((u & 0x7f800000u) == 0 ? top & 0x8000u : (u & 0x7fffffffu) > 0x7f800000u ? top | 0x40u : round);
 }
 CLONES static void encode(const float *x, int64_t n, uint16_t *out) {
     SIMD for (int64_t i = 0; i < n; i++) out[i] = code_of(x[i]);

@@ -19,7 +19,8 @@ static inline int64_t host_packed_k(int segments, const int64_t *k) {
 
 struct dev;
 /* Elements [col, col + n) of row `row` of a factor A, rounded, from fp32. Who gives the last element of a segment also pads it. */
-void host_pack_span(const struct dev *d, const struct packed_factor *f, int64_t row, int64_t col, const float *x, int64_t n);
+void host_pack_span(const struct dev *d, const struct packed_factor *f, int64_t row, int64_t col, const float *x,
+                    int64_t n);
 
 /* Packed k = k0 of the panel with row m of A, or column m of B, of a product: a multiple of 32; NULL: that factor is not packed. */
 const void *host_packed_panel(const struct gemm_args *a, bool is_b, int64_t m, int64_t k0);

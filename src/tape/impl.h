@@ -39,9 +39,9 @@ struct tape_op {
     const struct tape_weight *w[TAPE_MAX_LINEAR], *b[TAPE_MAX_LINEAR];
     struct tensor_axis axis[TAPE_MAX_LINEAR];
     int n_w;
-    unsigned packs;           /* outputs that its forward can leave packed */
-    unsigned factors;         /* inputs that its forward reads only as a factor A of bf16 products, */
-    struct packed_factor cut; /* by these segments (at is not used) */
+    unsigned packs;                           /* outputs that its forward can leave packed */
+    unsigned factors;                         /* inputs that its forward reads only as a factor A of bf16 products, */
+    struct packed_factor cut;                 /* by these segments (at is not used) */
     bool varies;                              /* what it does depends on more than the values: no graph */
     size_t scratch_forward, scratch_backward; /* bytes */
     union {
@@ -76,7 +76,7 @@ struct tape_value {
     bool remade;   /* its producer's remake writes it for the backward pass */
     int packed[2]; /* buffers of it as a packed factor: in the forward pass, when recomputed; -1 none */
     const struct packed_factor *cut; /* how */
-    int buffer[2]; /* for the forward pass, and what is recomputed or remade for the backward pass */
+    int buffer[2];                   /* for the forward pass, and what is recomputed or remade for the backward pass */
     int grad_buffer;
 };
 

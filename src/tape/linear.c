@@ -91,13 +91,8 @@ static enum status linear_forward(struct tape *t, const struct tape_op *op) {
 static enum status linear_backward(struct tape *t, const struct tape_op *op) {
     dptr x = tape_at(t, op, op->in[0]), dx = tape_grad_at(t, op, op->in[0]);
     int64_t c = op->w[0]->cols;
-    struct gemm_args g = {.layout = GEMM_NN,
-                          .m = t->o.tokens,
-                          .n = c,
-                          .terms = op->n_w,
-                          .c = dx,
-                          .ldc = c,
-                          .bf16 = op->w[0]->bf16};
+    struct gemm_args g = {
+        .layout = GEMM_NN, .m = t->o.tokens, .n = c, .terms = op->n_w, .c = dx, .ldc = c, .bf16 = op->w[0]->bf16};
     for (int i = 0; i < op->n_w; i++) {
         const struct tape_weight *w = op->w[i];
         dptr dy = tape_grad_at(t, op, op->out[i]);

@@ -126,8 +126,7 @@ static enum status make_value_buffers(struct tape *t) {
         const size_t packed = v->cut ? (size_t)ops_packed_bytes(v->rows, v->cut->segments, v->cut->k) : 0;
         if (v->cut) TM_TRY(new_buffer(t, packed, &v->packed[0]));
         if (v->cut && again) TM_TRY(new_buffer(t, packed, &v->packed[1]));
-        if (v->remade || again)
-            TM_TRY(new_buffer(t, tape_value_bytes(v), &v->buffer[1]));
+        if (v->remade || again) TM_TRY(new_buffer(t, tape_value_bytes(v), &v->buffer[1]));
     }
     return TM_OK;
 }
@@ -200,7 +199,8 @@ static void touch_event(struct tape *t, int when) {
     }
     for (int i = 0; i < op->n_out; i++) {
         if (op->out[i] == TAPE_NONE) continue;
-        const int packed = tape_packed_of(t, op, op->out[i], e->mode), plain = tape_buffer_of(t, op, op->out[i], e->mode);
+        const int packed = tape_packed_of(t, op, op->out[i], e->mode),
+                  plain = tape_buffer_of(t, op, op->out[i], e->mode);
         touch(t, packed, when);
         if ((!saved || (outs >> i & 1)) && (packed < 0 || t->buffer[plain].read)) touch(t, plain, when);
         if (back) touch(t, t->value[op->out[i]].grad_buffer, when);

@@ -51,7 +51,7 @@ struct tape_weight {
     dptr grad;          /* 0: frozen. Matrices: like value. Vectors: leaves, see tape_norm and tape_linear */
     int64_t rows, cols; /* of the box (a vector has rows = 1) */
     bool bf16;          /* products with it, and of its gradient, have bf16 factors (gemm_args.bf16) */
-    dptr packed;        /* 0, or the factor B of its forward products, packed by the segments of tape_cut: as value is */
+    dptr packed;   /* 0, or the factor B of its forward products, packed by the segments of tape_cut: as value is */
     bool *written; /* whether grad holds something: the first product writes, the others add. NULL: all add. Borrowed */
     const struct tape_fp8 *
         fp8; /* NULL: value serves. Else codes do: in all weights of a tape_linear or none, not for training. Borrowed; as when recorded */
