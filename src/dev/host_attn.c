@@ -119,6 +119,7 @@ static void pack(const struct gemm_kernel *kn, enum gemm_layout layout, bool rig
     struct gemm_args a;
     struct gemm_superblock s;
     a.layout = layout;
+    a.packed_a.a = a.packed_b.a = 0;
     a.term[0].a.a = a.term[0].b.a = (uint64_t)(uintptr_t)x;
     a.term[0].lda = a.term[0].ldb = ld;
     s.len = (int)depth;
