@@ -50,9 +50,10 @@ static __global__ void swiglu_packed_k(const float *g, const float *u, float *y,
 }
 static int swiglu_packed(struct cuda_gpu *g, const struct swiglu_fwd_args *a) {
     const int64_t cols = a->packed.k[a->packed.segments], rows = a->n / cols;
-    const bool four = packs_fit({a->g.a, a->u.a, a->y.a}) && packed_fits(&a->packed, 4);
+    const struct packed_out o = packed_of(&a->packed);
+    const bool four = packs_fit({a->g.a, a->u.a, a->y.a}) && packed_by(o, 4);
     LAUNCH(four ? swiglu_packed_k<4> : swiglu_packed_k<1>, gpu_blocks(a->n / (four ? 4 : 1), GPU_THREADS), GPU_THREADS,
-           0, g->stream, gpu_f32(a->g), gpu_f32(a->u), gpu_f32(a->y), packed_of(&a->packed), rows, cols);
+           0, g->stream, gpu_f32(a->g), gpu_f32(a->u), gpu_f32(a->y), o, rows, cols);
     return gpu_launched("swiglu_fwd");
 }
 int gpu_swiglu_fwd(struct cuda_gpu *g, const struct swiglu_fwd_args *a) {

@@ -102,8 +102,8 @@ int gpu_rmsnorm_fwd(struct cuda_gpu *g, const struct rmsnorm_fwd_args *a) {
                   gpu_f32(a->y), gpu_f32(a->rstd),     a->rows,          (int)a->c,
                   a->eps,        packed_of(&a->packed)};
     if (a->rows < 1) return 0;
-    bool four = packs_fit({a->x.a, a->delta.a, a->gain.a, a->h_out.a, a->y.a, 4 * (uint64_t)a->c}) &&
-                packed_fits(&a->packed, 4);
+    bool four =
+        packs_fit({a->x.a, a->delta.a, a->gain.a, a->h_out.a, a->y.a, 4 * (uint64_t)a->c}) && packed_by(k.packed, 4);
     stage_plan p = stage_plan_of(a->c, STAGE);
     LAUNCH(four ? rmsnorm_fwd_k<4> : rmsnorm_fwd_k<1>, (unsigned)((a->rows + p.rows - 1) / p.rows), p.block, 0,
            g->stream, k, p);

@@ -31,11 +31,11 @@ static inline struct packed_out packed_of(const struct packed_factor *f) {
     o.ld = o.at[f->segments];
     return o;
 }
-/* May segments be written by W neighbours at a time? */
-static inline bool packed_fits(const struct packed_factor *f, int w) {
-    for (int j = 0; f->at.a && j <= f->segments; j++)
-        if (f->k[j] % w) return false;
-    return true;
+/* May it be written by w neighbours at a time? */
+static inline bool packed_by(const struct packed_out &o, int w) {
+    int64_t all = 0;
+    for (int j = 0; j <= OPS_MAX_SEGMENTS; j++) all |= o.k[j];
+    return all % w == 0;
 }
 
 /* W neighbours of a row, of one segment, which begins at a multiple of W; who writes its last ones also writes its padding. */

@@ -369,6 +369,7 @@ struct fake_quant_args {
     int round_bf16;
     dptr maxima;
     struct block_grid grid;
+    struct packed_factor packed; /* of y */
 };
 
 /* E4M3 codes: what fake_quant does with `of` (kind FQ_FP8 or FQ_FP8_BLOCK, y unused), as codes [rows, cols] of one byte, rows ldc bytes apart,

@@ -43,7 +43,7 @@ static enum status open_all(struct generation *g) {
     TM_TRY(par_agree_all(st));
     TM_TRY(stage_open_model_all(g->r, s, false, positions, &g->model));
     TM_TRY(stage_open_quant_all(g->r, s, g->model.m, true, &g->quant));
-    return par_agree_all(model_pack(g->model.m, g->r->invariant));
+    return stage_pack_model_all(g->r, s, g->model.m);
 }
 
 static enum status prepare(struct generation *g) {

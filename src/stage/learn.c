@@ -174,6 +174,7 @@ static enum status open_all(struct learn *l, bool with_teacher) {
     if (with_teacher) {
         TM_TRY(stage_open_teacher_all(l->r, s, t, &l->teacher));
         TM_TRY(stage_open_teacher_quant_all(l->r, s, l->teacher.m, &l->teacher_quant));
+        TM_TRY(stage_pack_model_all(l->r, s, l->teacher.m));
     }
     enum status st = set_losses(l, with_teacher);
     if (st == TM_OK) st = make_passes(l);
