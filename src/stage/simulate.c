@@ -17,7 +17,7 @@ struct lane {
 };
 
 struct player {
-    double now;
+    double now, beside, owed; /* sums that were begun: they go on until `beside`, or take `owed` at the join */
     size_t at;
 };
 
@@ -60,13 +60,24 @@ static enum status take(struct sim *s, int p, const struct trace_event *e, bool 
 }
 
 static void spend(struct sim *s, int p, const struct trace_event *e) {
+    struct player *me = &s->player[p];
     double seconds = cost_seconds(s->program[p].cost, e);
+    if (e->kind == TRACE_GROUP && e->what == PAR_TRAFFIC_BESIDE) {
+        const bool beside = cost_beside(s->program[p].cost);
+        me->beside = fmax(me->beside, me->now) + (beside ? seconds : 0);
+        me->owed += beside ? 0 : seconds;
+        return;
+    }
+    if (e->kind == TRACE_GROUP && e->what == PAR_TRAFFIC_JOIN) {
+        seconds += me->owed + fmax(0, me->beside - me->now);
+        me->owed = 0;
+    }
     struct sim_share *h = &s->share[p];
     *(e->kind == TRACE_WORK ? &h->work
       : e->group == 't'     ? &h->tensor
       : e->group == 'd'     ? &h->replica
                             : &h->message) += seconds;
-    s->player[p].now += seconds;
+    me->now += seconds;
 }
 
 /* Run stage p as far as it goes. */
