@@ -17,11 +17,12 @@ struct sim_program {
     struct cost *cost;
 };
 
-/* Where the seconds of a rank went; they add up to the round's. */
+/* Where the seconds of a rank went; they add up to the round's, but for those that are hidden. */
 struct sim_share {
     double work;    /* operations */
     double tensor;  /* sums over the tensor group: all of them are exposed */
     double replica; /* sums over the replicas, as far as nothing hides them */
+    double hidden;  /* sums over the replicas beside operations */
     double message; /* waiting while a message that was sent in time is under way */
     double idle;    /* waiting for others: the bubble of the pipeline */
 };
