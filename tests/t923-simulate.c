@@ -227,10 +227,11 @@ static double step_of(const struct deck_machine *m, int n, double h, double b, d
  * times are small integers: exactly. */
 static void beside(void) {
     enum { GPU, HOST, OTHER, MACHINES };
-    struct deck_machine *m[MACHINES] = {
-        [GPU] = machine("version = 1; network = { gbs = 1e-9; };"),
-        [HOST] = machine("version = 1; rank = { threads = 1; }; network = { gbs = 1e-9; };"),
-        [OTHER] = machine("version = 1; network = { gbs = 1e-9; }; program = { overlap = 0.75; };")};
+    struct deck_machine *m[MACHINES] = {[GPU] = machine("version = 1; network = { gbs = 1e-9; };"),
+                                        [HOST] =
+                                            machine("version = 1; rank = { threads = 1; }; network = { gbs = 1e-9; };"),
+                                        [OTHER] = machine(
+                                            "version = 1; network = { gbs = 1e-9; }; program = { overlap = 0.75; };")};
     static const double times[][3] = {{1, 4, 2}, {1, 2, 4}, {3, 3, 3}, {5, 1, 100}, {2, 7, 0}};
     struct sim_share x;
     for (size_t k = 0; k < sizeof times / sizeof *times; k++)
