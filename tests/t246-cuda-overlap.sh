@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# TEST ranks=4 backends=cuda tier=1 limit=200
+# TEST ranks=4 backends=cuda tier=1 limit=400
 # The sum over replicas beside the backward pass: by the emulation's trace it begins behind the head's backward and follows layer by layer, in the last
 # micro-batch alone; the bytes are those of the host, where it is one sum at the end, and of devices that are shared, where MPI makes it at the end:
 # over grids, with groups, tied embeddings, frozen weights, graphs, updates that are skipped. A rank that fails in it ends the job.

@@ -1,4 +1,4 @@
-/* TEST ranks=2,4 backends=cuda tier=1 */
+/* TEST ranks=2,4 backends=cuda tier=1 limit=300 */
 /* TEST ranks=2 backends=host tier=1 */
 /* optim/grads: the sum over replicas, closed layer by layer while lower layers are still to come, against all of it at the end, and against the tree of
  * the definition worked out element by element; over numbers of replicas and of groups. What no product wrote is zero. */
