@@ -62,7 +62,7 @@ enum status host_gemm_open(const char *kernel, bool invariant, int threads, stru
     }
     char blas[160];
     const char *bf16 = amx ? "amx" : "widened to fp32";
-    g->blas = !invariant && !kernel && gemm_blas_open(threads, blas, sizeof blas);
+    g->blas = !invariant && kn != gemm_kernel_avx512() && gemm_blas_open(threads, blas, sizeof blas);
     if (g->blas)
         snprintf(g->text, sizeof g->text, "not invariant: %s; bf16: %s", blas, bf16);
     else
