@@ -174,7 +174,7 @@ static __device__ ATTN_PART void softmax(float (&s)[8][4], float (&acc)[D / 8][4
 /* 128 queries of one head. q, k, v: packed; k and v have t0 + T rows a head. */
 template <int D>
 static __global__ void __launch_bounds__(ATTN_THREADS, 1)
-    attn_fwd_bf16_k(struct attn_fwd_args a, const bf16_t *q, const bf16_t *k, const bf16_t *v) {
+    attn_fwd_bf16_k(struct attn_fwd_args a, struct packed_out o, const bf16_t *q, const bf16_t *k, const bf16_t *v) {
     enum { LD = bf16_size<D>::LD };
     DYN_SHARED(bf16_t, left);
     const int lane = threadIdx.x % WARP, r0 = threadIdx.x / WARP * 16, d = (int)a.d;
@@ -226,9 +226,10 @@ static __global__ void __launch_bounds__(ATTN_THREADS, 1)
 #pragma unroll
     for (int e = 0; e < 2; e++) {
         const int64_t row = token + r0 + lane / 4 + 8 * e;
-        const float all = quad_sum(sum[e]);
+        const float all = quad_sum(sum[e]), inverse = all == 0 ? 0 : 1.0f / all;
         if (at[e] < 0) continue;
-        attn_store_row<D>(attn_ptr<float>(a.o) + row * a.ldo + head * d, &acc[0][0], e, all == 0 ? 0 : 1.0f / all, d);
+        if (a.o.a) attn_store_row<D>(attn_ptr<float>(a.o) + row * a.ldo + head * d, &acc[0][0], e, inverse, d);
+        if (o.codes) attn_pack_row<D>(o, row, head * d, &acc[0][0], e, inverse, d);
         if (lane % 4 == 0)
             attn_ptr<float>(a.lse)[row * a.hq + head] =
                 all == 0 ? -INFINITY : (float)((double)top[e] * LN2 + vmath_log_wide(all));
@@ -367,7 +368,8 @@ template <int D> static int forward(struct cuda_gpu *g, const struct attn_fwd_ar
     add_pack(&all, a->v, a->ldv, a->b, step, keys, a->hkv, a->d, D, v);
     pack(g, all);
     if (wgmma) return attn_wgmma_fwd(g, a, q, k, v);
-    LAUNCH(kernel, (unsigned)(a->b * a->hq * ((a->t + ROWS - 1) / ROWS)), ATTN_THREADS, shared, g->stream, *a, q, k, v);
+    LAUNCH(kernel, (unsigned)(a->b * a->hq * ((a->t + ROWS - 1) / ROWS)), ATTN_THREADS, shared, g->stream, *a,
+           packed_of(&a->packed), q, k, v);
     return gpu_launched("attn_fwd");
 }
 template <int D> static int backward(struct cuda_gpu *g, const struct attn_bwd_args *a, bool *done) {

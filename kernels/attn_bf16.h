@@ -3,6 +3,7 @@
 #include "attn.h"
 
 #include "base/vmath.h"
+#include "packed.h"
 
 typedef uint16_t bf16_t;
 static constexpr float LOG2E = 1.44269504088896341f;
@@ -34,6 +35,19 @@ static __device__ ATTN_PART void attn_store_row(float *to, const float *acc, int
             if (c + 1 < d) to[c + 1] = y;
         }
     }
+}
+/* The same, packed: from column `col` of row `row`. */
+template <int D>
+static __device__ ATTN_PART void attn_pack_row(const struct packed_out &o, int64_t row, int64_t col, const float *acc,
+                                               int e, float factor, int d) {
+#pragma unroll
+    for (int j = 0; j < D / 8; j++)
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            const int c = j * 8 + threadIdx.x % 4 * 2 + i;
+            const float x = acc[4 * j + 2 * e + i] * factor;
+            if (c < d) packed_store<1>(o, row, col + c, &x);
+        }
 }
 /* Over the four lanes that share a row. */
 static __device__ __forceinline__ float quad_max(float x) {

@@ -6,6 +6,7 @@
  * With few queries (decoding) the q heads of a KV head share a block of 16 left rows, so keys and values are read once for the group. */
 #include "attn.h"
 #include "base/vmath.h"
+#include "packed.h"
 
 /* One tile of the online softmax for one row: 4 scores of each of 16 lanes become probabilities under the running maximum. Returns the factor
  * for what was summed before. */
@@ -32,9 +33,22 @@ static __device__ __forceinline__ float attn_softmax(float (&s)[4], float *top, 
 template <int D, int R>
 static constexpr size_t attn_fwd_shared = (SLOTS * SLOT + R * (P_LD + attn_size<D>::LD)) * sizeof(float);
 
+/* The thread's columns of one row of o, packed. */
+template <int D>
+static __device__ ATTN_PART void attn_pack(const struct packed_out &o, int64_t row, int64_t col,
+                                           const float (&x)[D / LANES], float factor, int d, int tx) {
+#pragma unroll
+    for (int j = 0; j < D / LANES; j++) {
+        const int c = tx * G + LANES * G * (j / G) + j % G;
+        const float y = x[j] * factor;
+        if (c < d) packed_store<1>(o, row, col + c, &y);
+    }
+}
+
 /* R left rows: row r is query q0 + r / pack of head head + r % pack. */
 template <int D, int R>
-static __global__ void __launch_bounds__(ATTN_THREADS, D <= 128 ? 2 : 1) attn_fwd_k(struct attn_fwd_args a, int pack) {
+static __global__ void __launch_bounds__(ATTN_THREADS, D <= 128 ? 2 : 1)
+    attn_fwd_k(struct attn_fwd_args a, struct packed_out o, int pack) {
     enum { TR = R / LANES, LD = attn_size<D>::LD, ROWS = attn_size<D>::ROWS };
     DYN_SHARED(float, shared);
     float *q = shared + SLOTS * SLOT, *p = q + R * LD;
@@ -96,7 +110,9 @@ static __global__ void __launch_bounds__(ATTN_THREADS, D <= 128 ? 2 : 1) attn_fw
     for (int r = 0; r < TR; r++) {
         const int64_t row = token + (ty * TR + r) / pack, h = head + (ty * TR + r) % pack;
         if (at[r] < 0) continue;
-        attn_store<D>(attn_ptr<float>(a.o) + row * a.ldo + h * a.d, acc[r], sum[r] == 0 ? 0 : 1.0f / sum[r], d, tx);
+        const float inverse = sum[r] == 0 ? 0 : 1.0f / sum[r];
+        if (a.o.a) attn_store<D>(attn_ptr<float>(a.o) + row * a.ldo + h * a.d, acc[r], inverse, d, tx);
+        if (o.codes) attn_pack<D>(o, row, h * a.d, acc[r], inverse, d, tx);
         if (tx == 0)
             attn_ptr<float>(a.lse)[row * a.hq + h] =
                 sum[r] == 0 ? -INFINITY : (float)((double)top[r] + vmath_log_wide(sum[r]));
@@ -108,7 +124,7 @@ template <int D, int R> static int attn_fwd_launch(struct cuda_gpu *g, const str
     const size_t shared = attn_fwd_shared<D, R>;
     if (!attn_fits(kernel, shared)) return attn_too_large(a->d);
     LAUNCH(kernel, (unsigned)(a->b * (a->hq / pack) * ((a->t + TILE - 1) / TILE)), ATTN_THREADS, shared, g->stream, *a,
-           (int)pack);
+           packed_of(&a->packed), (int)pack);
     return gpu_launched("attn_fwd");
 }
 template <int D> static int attn_fwd_for(struct cuda_gpu *g, const struct attn_fwd_args *a) {

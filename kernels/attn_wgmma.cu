@@ -211,7 +211,7 @@ static __device__ __forceinline__ void attend(struct attn_ring *ring, uint32_t q
 template <int D>
 static __global__ void __launch_bounds__(THREADS, 1)
     attn_fwd_wgmma_k(const __grid_constant__ CUtensorMap map_q, const __grid_constant__ CUtensorMap map_k,
-                     const __grid_constant__ CUtensorMap map_v, struct attn_fwd_args a) {
+                     const __grid_constant__ CUtensorMap map_v, struct attn_fwd_args a, struct packed_out o) {
 #if HOPPER
     DYN_SHARED(unsigned char, raw);
     __shared__ struct attn_ring ring;
@@ -255,9 +255,10 @@ static __global__ void __launch_bounds__(THREADS, 1)
 #pragma unroll
         for (int e = 0; e < 2; e++) {
             const int64_t row = token + r0 + 8 * e;
-            const float all = quad_sum(sum[e]);
+            const float all = quad_sum(sum[e]), inverse = all == 0 ? 0 : 1.0f / all;
             if (see.at[e] < 0) continue;
-            attn_store_row<D>(attn_ptr<float>(a.o) + row * a.ldo + head * d, acc, e, all == 0 ? 0 : 1.0f / all, d);
+            if (a.o.a) attn_store_row<D>(attn_ptr<float>(a.o) + row * a.ldo + head * d, acc, e, inverse, d);
+            if (o.codes) attn_pack_row<D>(o, row, head * d, acc, e, inverse, d);
             if (lane % 4 == 0)
                 attn_ptr<float>(a.lse)[row * a.hq + head] =
                     all == 0 ? -INFINITY : (float)((double)top[e] * LN2 + vmath_log_wide(all));
@@ -275,7 +276,7 @@ static int forward(struct cuda_gpu *g, const struct attn_fwd_args *a, const bf16
     GPU_TRY(hopper_map(g, k, D, a->t0 + a->t, a->b * a->hkv, KEYS, &mk));
     GPU_TRY(hopper_map(g, v, D, a->t0 + a->t, a->b * a->hkv, KEYS, &mv));
     LAUNCH(attn_fwd_wgmma_k<D>, (unsigned)(a->b * a->hq * ((a->t + ROWS - 1) / ROWS)), THREADS, tile_size<D>::SHARED,
-           g->stream, mq, mk, mv, *a);
+           g->stream, mq, mk, mv, *a, packed_of(&a->packed));
     return gpu_launched("attn_fwd");
 }
 int attn_wgmma_fwd(struct cuda_gpu *g, const struct attn_fwd_args *a, const bf16_t *q, const bf16_t *k,

@@ -1,6 +1,7 @@
 /* Element-wise operations: no order to keep. All are bound by memory, with the bytes of ops.def. */
 #include "base/vmath.h"
 #include "elem.h"
+#include "packed.h"
 
 struct add_one {
     enum { ARRAYS = 2, READ = 3, WRITE = 2 };
@@ -30,7 +31,33 @@ struct swiglu_fwd_one {
     enum { ARRAYS = 3, READ = 3, WRITE = 4 };
     __device__ void one(float *x) const { x[2] = x[0] / (1.0f + vmath_exp(-x[0])) * x[1]; }
 };
+template <int W>
+static __global__ void swiglu_packed_k(const float *g, const float *u, float *y, struct packed_out o, int64_t rows,
+                                       int64_t cols) {
+    GPU_EACH(i, rows * (cols / W)) {
+        const int64_t row = i / (cols / W), col = i % (cols / W) * W;
+        const pack<W> x = pack_load<W>(g + W * i), w = pack_load<W>(u + W * i);
+        pack<W> v;
+#pragma unroll
+        for (int e = 0; e < W; e++) {
+            float one[3] = {x.v[e], w.v[e], 0};
+            swiglu_fwd_one{}.one(one);
+            v.v[e] = one[2];
+        }
+        if (y) pack_store<W>(y + W * i, v);
+        packed_store<W>(o, row, col, v.v);
+    }
+}
+static int swiglu_packed(struct cuda_gpu *g, const struct swiglu_fwd_args *a) {
+    const int64_t cols = a->packed.k[a->packed.segments], rows = a->n / cols;
+    const struct packed_out o = packed_of(&a->packed);
+    const bool four = packs_fit({a->g.a, a->u.a, a->y.a}) && packed_by(o, 4);
+    LAUNCH(four ? swiglu_packed_k<4> : swiglu_packed_k<1>, gpu_blocks(a->n / (four ? 4 : 1), GPU_THREADS), GPU_THREADS,
+           0, g->stream, gpu_f32(a->g), gpu_f32(a->u), gpu_f32(a->y), o, rows, cols);
+    return gpu_launched("swiglu_fwd");
+}
 int gpu_swiglu_fwd(struct cuda_gpu *g, const struct swiglu_fwd_args *a) {
+    if (a->packed.at.a && a->n > 0) return swiglu_packed(g, a);
     return elem_run(g, "swiglu_fwd", swiglu_fwd_one{}, a->n, {a->g, a->u, a->y});
 }
 

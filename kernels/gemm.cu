@@ -13,6 +13,8 @@ static void plan(const struct gemm_args *a, struct gemm_plan *p) {
     p->m = a->m, p->n = a->n, p->ldc = a->ldc;
     p->c = gpu_f32(a->c), p->bias = gpu_f32(a->bias);
     p->layout = a->layout, p->accumulate = a->accumulate;
+    p->packed_a = gpu_ptr<uint16_t>(a->packed_a), p->packed_b = gpu_ptr<uint16_t>(a->packed_b);
+    p->packed_row = a->packed_row;
     p->leaves = ops_gemm_tree(a, p->merges);
     for (int j = 0, leaf = 0, pieces = 0; j < a->segments; j++) {
         for (int t = 0; t < a->terms; t++) {

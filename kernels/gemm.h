@@ -21,6 +21,9 @@ struct gemm_plan {
     int first[OPS_MAX_SEGMENTS + 1]; /* pieces of leaf i: [first[i], first[i + 1]), each with k > 0 */
     int merges[OPS_MAX_SEGMENTS];
     struct gemm_piece piece[GEMM_PIECES];
+    uint16_t *packed_a,
+        *packed_b; /* bf16: factors that are packed already (packed.h), A from row packed_row on; or NULL */
+    int64_t packed_row;
 };
 /* Rows [m0, m0 + m) and columns [n0, n0 + n) of a product. */
 struct gemm_plan gemm_part(const struct gemm_plan *p, int64_t m0, int64_t m, int64_t n0, int64_t n);

@@ -1,17 +1,19 @@
 /* bf16 products with fp32 sums, the same on any grid: packing, tensor cores by mma.sync, and the choice between it, gemm_wgmma.cu and cuBLASLt.
  *
- * A leaf goes by in steps of 16 k, its pieces padded with zeros to 32; tree and bias are those of fp32.
+ * A leaf goes by in steps of 16 k, its pieces padded with zeros to 64; tree and bias are those of fp32.
  * Inside a step the tensor core adds 16 products and the sum so far in its own way, so these are not the host's bits. Bound: NMSE <= 1e-9
  * against the fp64 product of the rounded factors. Bits do not depend on m, n, tile or split, since every kernel here makes the same steps.
  *
  * Factors are fp32 in memory. They are rounded to bf16 and laid out along k once (6 bytes an element), since a tile reads its factors from L2
  * n / 128 times: 128 x 128 x 32 is 1 MFLOP for 16 KiB, 64 FLOPs a byte of L2 (H100: 5.5 TB/s, so up to 350 TFLOP/s; from fp32, half). Few rows
  * (m <= 16: decoding) are bound by reading B once, and round on the way to shared memory. */
+#include <type_traits>
+
 #include "gemm_bf16.h"
 #include "gemm_lt.h"
 #include "ptx.h"
 
-enum { TILE = 128, STAGES = 3, THREADS = 256 };
+enum { TILE = 128, STEP_K = 32, STAGES = 3, THREADS = 256 };
 
 /* --- packing ---------------------------------------------------------------------------------------------------------------- */
 /* The piece of packed k. */
@@ -21,7 +23,7 @@ static __device__ __forceinline__ int piece_of(const struct gemm_packed &w, int6
     return i;
 }
 static __device__ __forceinline__ uint4 round8(const float4 &x, const float4 &y) {
-    return make_uint4(gemm_round2(x.x, x.y), gemm_round2(x.z, x.w), gemm_round2(y.x, y.y), gemm_round2(y.z, y.w));
+    return make_uint4(packed_pair(x.x, x.y), packed_pair(x.z, x.w), packed_pair(y.x, y.y), packed_pair(y.z, y.w));
 }
 
 /* Factors whose rows lie along k, one or both in a launch: a thread takes 8 k of a row, of `of_a` and then `of_b` padded ones. Rows past the last
@@ -73,6 +75,7 @@ static void pack_across(struct cuda_gpu *g, const struct gemm_plan *p, const str
     LAUNCH(pack_across_k, grid, THREADS, 0, g->stream, *p, *w, is_b);
 }
 static int pack(struct cuda_gpu *g, const struct gemm_plan *p, const struct gemm_packed *w, bool a, bool b) {
+    if (!a && !b) return 0;
     const int64_t of_a = a && p->layout != GEMM_TN ? gemm_padded(p->m) : 0,
                   of_b = b && p->layout == GEMM_NT ? gemm_padded(p->n) : 0;
     if (of_a + of_b > 0)
@@ -87,7 +90,7 @@ static int pack(struct cuda_gpu *g, const struct gemm_plan *p, const struct gemm
 /* A stage of a factor in shared memory: rows of 32 k, 64 bytes, as 4 chunks of 16; two rows are a line of all banks, and chunks change
  * places by pairs of rows, so that the 8 rows an ldmatrix reads lie in different banks. */
 static __device__ __forceinline__ int chunk_at(int row, int chunk) {
-    return row * GEMM_UNIT + ((chunk ^ (row >> 1 & 3)) << 3);
+    return row * STEP_K + ((chunk ^ (row >> 1 & 3)) << 3);
 }
 
 static __device__ __forceinline__ void copy_stage(uint16_t *s, const uint16_t *x, int64_t ld) {
@@ -124,7 +127,7 @@ static __device__ __forceinline__ float begin(const struct gemm_plan &p, int64_t
 
 static __global__ void __launch_bounds__(THREADS, 2)
     bf16_tile_k(struct gemm_plan p, struct gemm_packed w, float *split) {
-    __shared__ __align__(128) uint16_t s[STAGES][2][TILE * GEMM_UNIT];
+    __shared__ __align__(128) uint16_t s[STAGES][2][TILE * STEP_K];
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, row = warp / 4 * 64, col = warp % 4 * 32;
     float x[64], wait[GEMM_WAITING][64];
     int64_t m0, n0;
@@ -140,7 +143,7 @@ static __global__ void __launch_bounds__(THREADS, 2)
             copy_stage(s[to][0], a + ahead, w.k);
             copy_stage(s[to][1], b + ahead, w.k);
         }
-        ahead += GEMM_UNIT;
+        ahead += STEP_K;
         cp_async_commit();
     };
     for (int i = 0; i < STAGES - 1; i++) copy(i);
@@ -148,7 +151,7 @@ static __global__ void __launch_bounds__(THREADS, 2)
     for (;; leaf++) {
 #pragma unroll
         for (int i = 0; i < 64; i++) x[i] = begin(p, r0 + i / 16 * 16 + i % 4 / 2 * 8, c0 + i / 4 % 4 * 8 + i % 2);
-        for (const int64_t to = w.at[p.first[leaf + 1]]; k < to; k += GEMM_UNIT) {
+        for (const int64_t to = w.at[p.first[leaf + 1]]; k < to; k += STEP_K) {
             cp_async_wait<STAGES - 2>();
             __syncthreads(); /* the copies of all threads are there, and the stage before has been read */
             copy((stage + STAGES - 1) % STAGES);
@@ -193,7 +196,7 @@ template <bool ALONG_K, int ROWS> struct few_slab {
 #pragma unroll
         for (int i = 0; i < QUADS; i++) {
             const int c = threadIdx.x + i * FEW_THREADS;
-            const uint32_t lo = gemm_round2(q[i].x, q[i].y), hi = gemm_round2(q[i].z, q[i].w);
+            const uint32_t lo = packed_pair(q[i].x, q[i].y), hi = packed_pair(q[i].z, q[i].w);
             if (ALONG_K) {
                 *reinterpret_cast<uint2 *>(s + c / (STEP / 4) * FEW_LD + c % (STEP / 4) * 4) = make_uint2(lo, hi);
             } else {
@@ -205,14 +208,37 @@ template <bool ALONG_K, int ROWS> struct few_slab {
     }
 };
 
+/* The same of a packed factor. */
+template <int ROWS> struct few_codes {
+    enum { QUADS = ROWS * STEP / 4 / FEW_THREADS };
+    uint2 q[QUADS];
+    __device__ __forceinline__ void load(const uint16_t *x, int64_t ld, int64_t, int64_t rows) {
+#pragma unroll
+        for (int i = 0; i < QUADS; i++) {
+            const int c = threadIdx.x + i * FEW_THREADS, r = c / (STEP / 4), kk = c % (STEP / 4) * 4;
+            q[i] = r < rows ? *reinterpret_cast<const uint2 *>(x + r * ld + kk) : make_uint2(0, 0);
+        }
+    }
+    __device__ __forceinline__ void store(uint16_t *s) const {
+#pragma unroll
+        for (int i = 0; i < QUADS; i++) {
+            const int c = threadIdx.x + i * FEW_THREADS;
+            *reinterpret_cast<uint2 *>(s + c / (STEP / 4) * FEW_LD + c % (STEP / 4) * 4) = q[i];
+        }
+    }
+};
+template <bool ALONG_K, int ROWS, bool PACKED>
+using few_of = std::conditional_t<PACKED, few_codes<ROWS>, few_slab<ALONG_K, ROWS>>;
+
 /* A warp has the 16 rows and 16 of the block's columns. */
-template <int LAYOUT>
-static __global__ void __launch_bounds__(FEW_THREADS) bf16_rows_k(struct gemm_plan p, float *split) {
+template <int LAYOUT, bool PACKED_A, bool PACKED_B>
+static __global__ void __launch_bounds__(FEW_THREADS)
+    bf16_rows_k(struct gemm_plan p, struct gemm_packed w, float *split) {
     __shared__ __align__(16) uint16_t sa[2][FEW * FEW_LD], sb[2][COLS * FEW_LD];
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     const int64_t n0 = (int64_t)blockIdx.x * COLS, r0 = lane / 4, c0 = n0 + warp * 16 + lane % 4 * 2;
-    few_slab<LAYOUT != GEMM_TN, FEW> qa;
-    few_slab<LAYOUT == GEMM_NT, COLS> qb;
+    few_of<LAYOUT != GEMM_TN, FEW, PACKED_A> qa;
+    few_of<LAYOUT == GEMM_NT, COLS, PACKED_B> qb;
     float x[8], wait[GEMM_WAITING][8];
     int leaf, leaves, depth = 0, buffer = 0;
     gemm_leaves(p, split, &leaf, &leaves);
@@ -221,9 +247,15 @@ static __global__ void __launch_bounds__(FEW_THREADS) bf16_rows_k(struct gemm_pl
     const auto load = [&]() {
         const struct gemm_piece &f = p.piece[piece];
         const int here = f.k - k < STEP ? (int)(f.k - k) : STEP;
-        qa.load(f.a + (LAYOUT == GEMM_TN ? k * f.lda : k), f.lda, here, p.m);
-        qb.load(f.b + (LAYOUT == GEMM_NT ? n0 * f.ldb + k : k * f.ldb + n0), f.ldb, here, p.n - n0);
-        return (here + GEMM_UNIT - 1) / GEMM_UNIT * GEMM_UNIT;
+        if constexpr (PACKED_A)
+            qa.load(w.a + w.at[piece] + k, w.k, here, p.m);
+        else
+            qa.load(f.a + (LAYOUT == GEMM_TN ? k * f.lda : k), f.lda, here, p.m);
+        if constexpr (PACKED_B)
+            qb.load(w.b + n0 * w.k + w.at[piece] + k, w.k, here, p.n - n0);
+        else
+            qb.load(f.b + (LAYOUT == GEMM_NT ? n0 * f.ldb + k : k * f.ldb + n0), f.ldb, here, p.n - n0);
+        return (here + STEP_K - 1) / STEP_K * STEP_K;
     };
     int here = load();
     qa.store(sa[0]);
@@ -262,15 +294,18 @@ static __global__ void __launch_bounds__(FEW_THREADS) bf16_rows_k(struct gemm_pl
 #pragma unroll
     for (int i = 0; i < 8; i += 2) gemm_store2(p, split, leaf, r0 + i % 4 / 2 * 8, c0 + i / 4 * 8, x[i], x[i + 1]);
 }
-static int run_rows(struct cuda_gpu *g, const struct gemm_plan *p) {
-    typedef void kernel(struct gemm_plan, float *);
-    static kernel *const kernels[] = {bf16_rows_k<GEMM_NT>, bf16_rows_k<GEMM_NN>, bf16_rows_k<GEMM_TN>};
+static int run_rows(struct cuda_gpu *g, const struct gemm_plan *p, const struct gemm_packed *w) {
+    typedef void kernel(struct gemm_plan, struct gemm_packed, float *);
+    static kernel *const kernels[] = {bf16_rows_k<GEMM_NT, false, false>, bf16_rows_k<GEMM_NN, false, false>,
+                                      bf16_rows_k<GEMM_TN, false, false>, bf16_rows_k<GEMM_NT, true, false>,
+                                      bf16_rows_k<GEMM_NT, false, true>,  bf16_rows_k<GEMM_NT, true, true>};
+    const int which = w->a || w->b ? 2 + (w->a ? 1 : 0) + (w->b ? 2 : 0) : p->layout;
     const int64_t tiles = (p->n + COLS - 1) / COLS;
     const bool splits = gemm_splits(g, p, tiles);
     void *split = nullptr;
     if (splits) GPU_TRY(gpu_work(g, gemm_split_bytes(p), &split));
-    LAUNCH(kernels[p->layout], dim3((unsigned)tiles, 1, splits ? (unsigned)p->leaves : 1), FEW_THREADS, 0, g->stream,
-           *p, (float *)split);
+    LAUNCH(kernels[which], dim3((unsigned)tiles, 1, splits ? (unsigned)p->leaves : 1), FEW_THREADS, 0, g->stream, *p,
+           *w, (float *)split);
     GPU_TRY(gpu_launched("gemm"));
     return splits ? gemm_fold(g, p, (const float *)split) : 0;
 }
@@ -303,32 +338,55 @@ static int run_packed(struct cuda_gpu *g, const struct gemm_plan *p, const struc
     return sums ? gemm_fold(g, p, sums) : 0;
 }
 
-/* The packed factors of a part of C are work space: parts are as large as OPS_GEMM_PACKED allows. */
+/* Packed factors that did not come with the product are work space: parts of C are as large as OPS_GEMM_PACKED allows. */
 int gemm_bf16(struct cuda_gpu *g, const struct gemm_plan *p) {
     const bool wgmma = g->gemm->wgmma;
-    const int64_t unit = wgmma ? GEMM_UNIT_WGMMA : GEMM_UNIT;
     struct gemm_packed w = {};
-    if (p->m <= FEW && !(wgmma && g->invariant)) return run_rows(g, p);
-    for (int i = 0; i < p->first[p->leaves]; i++) w.at[i + 1] = w.at[i] + (p->piece[i].k + unit - 1) / unit * unit;
+    for (int i = 0; i < p->first[p->leaves]; i++) w.at[i + 1] = w.at[i] + packed_k(p->piece[i].k);
     w.k = w.at[p->first[p->leaves]];
+    w.a = p->packed_a ? p->packed_a + p->packed_row * w.k : nullptr;
+    w.b = p->packed_b;
+    if (p->m <= FEW && !(wgmma && g->invariant)) return run_rows(g, p, &w);
+    const bool packs_a = !w.a, packs_b = !w.b;
     const int64_t fit = OPS_GEMM_PACKED / (w.k * 2) / TILE * TILE, most = fit > 0 ? fit : (int64_t)TILE;
-    const int64_t rows = p->m < most ? p->m : most, cols = p->n < most ? p->n : most;
+    const int64_t rows = !packs_a || p->m < most ? p->m : most, cols = !packs_b || p->n < most ? p->n : most;
     const struct gemm_plan largest = gemm_part(p, 0, rows, 0, cols);
-    const size_t bytes_a = (size_t)(gemm_padded(rows) * w.k) * 2, bytes_b = (size_t)(gemm_padded(cols) * w.k) * 2,
+    const size_t bytes_a = packs_a ? (size_t)(gemm_padded(rows) * w.k) * 2 : 0,
+                 bytes_b = packs_b ? (size_t)(gemm_padded(cols) * w.k) * 2 : 0,
                  bytes = wgmma                                            ? gemm_wgmma_bytes(g, &largest)
                          : gemm_splits(g, &largest, gemm_tiles(&largest)) ? gemm_split_bytes(&largest)
                                                                           : 0;
-    char *work;
-    GPU_TRY(gpu_work(g, bytes_a + bytes_b + bytes, (void **)&work));
-    w.a = (uint16_t *)work;
-    w.b = (uint16_t *)(work + bytes_a);
+    char *work = nullptr;
+    if (bytes_a + bytes_b + bytes > 0) GPU_TRY(gpu_work(g, bytes_a + bytes_b + bytes, (void **)&work));
+    if (packs_a) w.a = (uint16_t *)work;
+    if (packs_b) w.b = (uint16_t *)(work + bytes_a);
     float *sums = bytes ? (float *)(work + bytes_a + bytes_b) : nullptr;
     for (int64_t n = 0; n < p->n; n += cols)
         for (int64_t m = 0; m < p->m; m += rows) {
             const struct gemm_plan part =
                 gemm_part(p, m, p->m - m < rows ? p->m - m : rows, n, p->n - n < cols ? p->n - n : cols);
-            GPU_TRY(pack(g, &part, &w, n == 0 || rows < p->m, m == 0));
+            GPU_TRY(pack(g, &part, &w, packs_a && (n == 0 || rows < p->m), packs_b && m == 0));
             GPU_TRY(run_packed(g, &part, &w, sums));
         }
     return 0;
+}
+
+/* A factor of its own: the plan of a product that has the other one packed. */
+int gpu_pack(struct cuda_gpu *g, const struct pack_args *a) {
+    struct gemm_plan p = {};
+    struct gemm_packed w = {};
+    int pieces = 0;
+    (a->is_b ? p.n : p.m) = a->rows;
+    p.layout = GEMM_NT;
+    for (int j = 0; j < a->to.segments; j++) {
+        const int64_t k = a->to.k[j], len = a->to.k[j + 1] - k;
+        if (len <= 0) continue;
+        const float *x = gpu_f32(a->x) + k;
+        p.piece[pieces] = {x, x, a->ldx, a->ldx, len};
+        w.at[pieces + 1] = w.at[pieces] + packed_k(len);
+        pieces++;
+    }
+    w.k = w.at[pieces];
+    w.a = w.b = gpu_ptr<uint16_t>(a->to.at);
+    return a->rows > 0 && pieces > 0 ? pack(g, &p, &w, !a->is_b, a->is_b) : 0;
 }

@@ -1,9 +1,7 @@
-/* Packed factors of bf16 products: rows along k, rounded, each piece padded with zeros to GEMM_UNIT k (64 for wgmma), rows to a multiple of 128. */
+/* What the files of bf16 products share: their packed factors. */
 #pragma once
 #include "gemm.h"
-#include "numfmt/bf16.h"
-
-enum { GEMM_UNIT = 32, GEMM_UNIT_WGMMA = 64 };
+#include "packed.h"
 
 struct gemm_packed {
     uint16_t *a, *b; /* [padded rows of C][k], [padded columns][k] */
@@ -16,7 +14,7 @@ static inline int64_t gemm_tiles(const struct gemm_plan *p) {
 }
 
 /* gemm_wgmma.cu. open: whether it serves this device (sm_90a code, a driver with tensor maps, a right result). run: a product whose factors are
- * packed with pieces padded to GEMM_UNIT_WGMMA; wait: gemm_wgmma_bytes of work space. */
+ * packed; wait: gemm_wgmma_bytes of work space. */
 int gemm_wgmma_open(struct cuda_gpu *g, bool *serves);
 size_t gemm_wgmma_bytes(const struct cuda_gpu *g, const struct gemm_plan *p);
 int gemm_wgmma_run(struct cuda_gpu *g, const struct gemm_plan *p, const struct gemm_packed *w, float *wait);
@@ -37,11 +35,4 @@ static __device__ __forceinline__ void gemm_store2(const struct gemm_plan &p, fl
         c[0] = x;
         if (two) c[1] = y;
     }
-}
-/* Codes of two numbers, the first in the low half. Denormals are zero, as on the host. */
-static __device__ __forceinline__ uint16_t gemm_round(float x) {
-    return bits_of(x) & 0x7f800000u ? bf16_encode(x) : (uint16_t)(bits_of(x) >> 16 & 0x8000u);
-}
-static __device__ __forceinline__ uint32_t gemm_round2(float x, float y) {
-    return gemm_round(x) | (uint32_t)gemm_round(y) << 16;
 }

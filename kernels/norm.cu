@@ -7,6 +7,7 @@
 #include "columns.h"
 #include "elem.h"
 #include "lanes.h"
+#include "packed.h"
 
 enum { STAGE = 8448, MAX_ROWS = GPU_THREADS / LANES, AHEAD = 4 };
 
@@ -34,6 +35,7 @@ struct norm_fwd {
     int64_t rows;
     int c;
     float eps;
+    struct packed_out packed;
 };
 /* Piece [c0, c0 + n) of this block's rows: h = x + delta into the stage and h_out. */
 template <int W>
@@ -91,15 +93,17 @@ template <int W> static __global__ void rmsnorm_fwd_k(norm_fwd a, stage_plan p) 
             pack<W> g = pack_load<W>(a.gain + W * j);
 #pragma unroll
             for (int e = 0; e < W; e++) v.v[e] = v.v[e] * scale[q] * g.v[e];
-            pack_store<W>(a.y + at, v);
+            if (a.y) pack_store<W>(a.y + at, v);
+            if (a.packed.codes) packed_store<W>(a.packed, r0 + q, W * j, v.v);
         }
 }
 int gpu_rmsnorm_fwd(struct cuda_gpu *g, const struct rmsnorm_fwd_args *a) {
-    norm_fwd k = {gpu_f32(a->x),     gpu_f32(a->delta), gpu_f32(a->gain),
-                  gpu_f32(a->h_out), gpu_f32(a->y),     gpu_f32(a->rstd),
-                  a->rows,           (int)a->c,         a->eps};
+    norm_fwd k = {gpu_f32(a->x), gpu_f32(a->delta),    gpu_f32(a->gain), gpu_f32(a->h_out),
+                  gpu_f32(a->y), gpu_f32(a->rstd),     a->rows,          (int)a->c,
+                  a->eps,        packed_of(&a->packed)};
     if (a->rows < 1) return 0;
-    bool four = packs_fit({a->x.a, a->delta.a, a->gain.a, a->h_out.a, a->y.a, 4 * (uint64_t)a->c});
+    bool four =
+        packs_fit({a->x.a, a->delta.a, a->gain.a, a->h_out.a, a->y.a, 4 * (uint64_t)a->c}) && packed_by(k.packed, 4);
     stage_plan p = stage_plan_of(a->c, STAGE);
     LAUNCH(four ? rmsnorm_fwd_k<4> : rmsnorm_fwd_k<1>, (unsigned)((a->rows + p.rows - 1) / p.rows), p.block, 0,
            g->stream, k, p);

@@ -5,6 +5,7 @@
 #include "base/status.h"
 #include "gpu.h"
 #include "numfmt/scale.h"
+#include "packed.h"
 
 enum {
     HELD = 8, /* vectors of a long block that a thread keeps while the block's maximum is found: 256 x 8 x 4 elements */
@@ -18,6 +19,7 @@ struct quant_job {
     int64_t rows, cols, ldx, ldy;
     int weight;
     struct block_grid grid;
+    struct packed_out packed;
 };
 
 /* A row of quant.def. */
@@ -56,11 +58,12 @@ template <int KIND> static __device__ float step_of(const struct quant_job &a, f
     return rule<KIND>::step(a.weight ? bf16_round(top) : top, scale);
 }
 template <int KIND, int V>
-static __device__ void put(const struct quant_job &a, float *y, const vec<V> &x, float step) {
+static __device__ void put(const struct quant_job &a, int64_t r, int64_t c, const vec<V> &x, float step) {
     vec<V> out;
 #pragma unroll
     for (int i = 0; i < V; i++) out.at[i] = rule<KIND>::value(a.weight ? bf16_round(x.at[i]) : x.at[i], step, a.weight);
-    set(y, out);
+    if (a.y) set(a.y + r * a.ldy + c, out);
+    if (a.packed.codes) packed_store<V>(a.packed, r, c, out.at);
 }
 
 /* Scales are known: of the tensor, or from the maxima of blocks (BLOCKS), which V neighbours share. A thread has V columns of some rows. */
@@ -74,7 +77,7 @@ template <int KIND, int BLOCKS, int V> static __global__ void known_k(struct qua
             int64_t down = a.grid.rows == 1 ? a.grid.row0 + r : (a.grid.row0 + r) / a.grid.rows;
             step = step_of<KIND>(a, a.maxima[down * a.grid.ld + across], scale);
         }
-        put<KIND, V>(a, a.y + r * a.ldy + c, get<V>(a.x + r * a.ldx + c), step);
+        put<KIND, V>(a, r, c, get<V>(a.x + r * a.ldx + c), step);
     }
 }
 
@@ -103,7 +106,6 @@ template <int KIND, int V, int KEEP> static __global__ void measured_k(struct qu
     for (int64_t r0 = (int64_t)blockIdx.y * blockDim.y; r0 < a.rows; r0 += (int64_t)gridDim.y * blockDim.y) {
         int64_t r = r0 + threadIdx.y, n = c < a.cols && r < a.rows ? a.grid.cols : 0;
         const float *x = a.x + r * a.ldx + c;
-        float *y = a.y + r * a.ldy + c;
         vec<V> kept[KEEP] = {};
         int32_t top = 0;
         auto raise = [&](const vec<V> &v) {
@@ -120,8 +122,8 @@ template <int KIND, int V, int KEEP> static __global__ void measured_k(struct qu
         float step = step_of<KIND>(a, bits_float((uint32_t)team_max(top, team)), scale);
 #pragma unroll
         for (int k = 0; k < KEEP; k++)
-            if (lane * V + k * next < n) put<KIND, V>(a, y + lane * V + k * next, kept[k], step);
-        for (int64_t i = lane * V + KEEP * next; i < n; i += next) put<KIND, V>(a, y + i, get<V>(x + i), step);
+            if (lane * V + k * next < n) put<KIND, V>(a, r, c + lane * V + k * next, kept[k], step);
+        for (int64_t i = lane * V + KEEP * next; i < n; i += next) put<KIND, V>(a, r, c + i, get<V>(x + i), step);
     }
 }
 
@@ -165,7 +167,7 @@ static bool by_four(const struct quant_job &j, bool blocks) {
 }
 
 template <int KIND, int BLOCKS> static void run(struct cuda_gpu *g, const struct quant_job &j) {
-    bool four = by_four(j, BLOCKS);
+    bool four = by_four(j, BLOCKS) && packed_by(j.packed, 4);
     if constexpr (BLOCKS)
         if (!j.maxima) {
             four ? measured<KIND, 4>(g, j) : measured<KIND, 1>(g, j);
@@ -175,8 +177,9 @@ template <int KIND, int BLOCKS> static void run(struct cuda_gpu *g, const struct
 }
 
 int gpu_fake_quant(struct cuda_gpu *g, const struct fake_quant_args *a) {
-    struct quant_job j = {gpu_f32(a->x), gpu_f32(a->amax), gpu_f32(a->maxima), gpu_f32(a->y), a->rows, a->cols,
-                          a->ldx,        a->ldy,           a->round_bf16,      a->grid};
+    struct quant_job j = {
+        gpu_f32(a->x), gpu_f32(a->amax), gpu_f32(a->maxima),   gpu_f32(a->y), a->rows, a->cols, a->ldx, a->ldy,
+        a->round_bf16, a->grid,          packed_of(&a->packed)};
     if (a->rows <= 0 || a->cols <= 0) return 0;
     switch (a->kind) {
 #define FQ(KIND, name, blocks, of_amax, of_top, of_x) \

@@ -54,7 +54,8 @@ static enum status elementwise(struct bench *b, int which) {
     case 4: return dev_swiglu_fwd(b->d, &(struct swiglu_fwd_args){x, y, z, n});
     case 5: return dev_swiglu_bwd(b->d, &(struct swiglu_bwd_args){x, y, z, w, w, n});
     default:
-        return dev_adamw(b->d, &(struct adamw_args){x, y, z, w, n, 1e-4f, 0.9f, 0.95f, 1e-8f, 0.1f, 0.5f, 0.5f, 1.0f});
+        return dev_adamw(b->d,
+                         &(struct adamw_args){x, y, z, w, n, 1e-4f, 0.9f, 0.95f, 1e-8f, 0.1f, 0.5f, 0.5f, 1.0f, 0});
     }
 }
 

@@ -27,7 +27,8 @@ static double best_of(struct host_gemm *g, const struct gemm_args *a, double bes
 static void bench(const char *kernel, double seconds, int threads, enum gemm_layout layout, int64_t m, int64_t n,
                   int64_t k, struct gemm_args *a) {
     struct host_gemm *own, *blas;
-    if (host_gemm_open(kernel, true, threads, &own) != TM_OK || host_gemm_open(NULL, false, threads, &blas) != TM_OK) {
+    if (host_gemm_open(kernel, true, threads, &own) != TM_OK ||
+        host_gemm_open("portable", false, threads, &blas) != TM_OK) {
         fprintf(stderr, "%s\n", status_message());
         exit(1);
     }

@@ -159,7 +159,7 @@ static inline void case_swiglu(struct ops_run *r, int64_t rows, int64_t c) {
         du[i] = (double)dy[i] * ops_slope(r, swiglu_point, &x, &x.u);
     }
     dptr d_g = ops_put_f32(r, g, n), d_u = ops_put_f32(r, u, n), d_y = ops_blank(r, n);
-    ops_must(dev_swiglu_fwd(r->d, &(struct swiglu_fwd_args){d_g, d_u, d_y, n}));
+    ops_must(dev_swiglu_fwd(r->d, &(struct swiglu_fwd_args){.g = d_g, .u = d_u, .y = d_y, .n = n}));
     ops_must(dev_swiglu_bwd(r->d, &(struct swiglu_bwd_args){d_g, d_u, ops_put_f32(r, dy, n), d_g, d_u, n}));
     ops_take(r, d_y, y, n);
     ops_take(r, d_g, dg, n);

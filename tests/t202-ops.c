@@ -1,6 +1,53 @@
 /* TEST ranks=1 backends=host,guard tier=1 */
 /* Every operation against fp64 references and finite differences, over shapes of one, primes and tile edges, between canaries. */
+#include "numfmt/bf16.h"
 #include "ops_cases.h"
+
+/* Weights that are to be bf16 values: each is one of the two around the fp32 result, their mean over many is that result, and what a
+ * small update adds is not lost, though it is far below half a unit. */
+static void stochastic_rounding(struct dev *d) {
+    enum { COUNT = 40000, STEPS = 16 };
+    static float w[COUNT], g[COUNT], plain[COUNT];
+    const double p = 1e-4 * 256; /* of going down: a unit below 1 is 2^-8 */
+    struct ops_run r = {.d = d};
+    for (int i = 0; i < COUNT; i++) w[i] = 1, g[i] = (float)(1 + i);
+    struct adamw_args a = {ops_put_f32(&r, w, COUNT),
+                           ops_blank(&r, COUNT),
+                           ops_blank(&r, COUNT),
+                           ops_put_f32(&r, g, COUNT),
+                           COUNT,
+                           1e-4f,
+                           0.9f,
+                           0.95f,
+                           1e-8f,
+                           0,
+                           0.1f,
+                           0.05f,
+                           1,
+                           0};
+    dptr zeros = ops_put_f32(&r, (float[COUNT]){0}, COUNT), one = ops_put_f32(&r, w, COUNT);
+    must(dev_copy_rows(d, &(struct copy_rows_args){zeros, a.m, 1, COUNT, COUNT, COUNT}));
+    must(dev_copy_rows(d, &(struct copy_rows_args){zeros, a.v, 1, COUNT, COUNT, COUNT}));
+    must(dev_adamw(d, &a));
+    must(dev_download(d, plain, a.w, sizeof plain));
+    a.w = one;
+    int odd = 0, down = 0;
+    double mean = 0;
+    for (int step = 1; step <= STEPS; step++) {
+        must(dev_copy_rows(d, &(struct copy_rows_args){zeros, a.m, 1, COUNT, COUNT, COUNT}));
+        must(dev_copy_rows(d, &(struct copy_rows_args){zeros, a.v, 1, COUNT, COUNT, COUNT}));
+        a.chance = (uint32_t)(2 * step + 1);
+        must(dev_adamw(d, &a));
+    }
+    must(dev_download(d, w, a.w, sizeof w));
+    for (int i = 0; i < COUNT; i++) odd += bf16_round(w[i]) != w[i], down += w[i] < 1, mean += w[i] / COUNT;
+    ok(fabs(plain[0] - (1 - 1e-4)) < 1e-6, "an update of fp32: %g", plain[0]);
+    is_int(odd, 0, "all are bf16 values");
+    ok(down > 0 && down < COUNT, "%d of them below 1", down);
+    ok(fabs(mean - (1 - STEPS * 1e-4)) < 5 * sqrt(STEPS * p * (1 - p) / COUNT) / 256, "their mean %.6f, of fp32 %.6f",
+       mean, 1 - STEPS * 1e-4);
+    ops_end(&r);
+}
 
 /* What NMSE does not see: signs of zero, NaN, infinities, rows without columns. */
 static void edges(struct dev *d) {
@@ -97,6 +144,7 @@ int main(void) {
         ok(clean, "%s: canaries hold", ops_cases[c].name);
     }
     edges(d);
+    stochastic_rounding(d);
     dev_close(&d);
     return tap_done();
 }

@@ -209,7 +209,7 @@ static void test_refusals(void) {
 int main(void) {
     struct host_gemm *fast;
     must(host_gemm_open(NULL, true, 2, &g));
-    must(host_gemm_open(NULL, false, 2, &fast));
+    must(host_gemm_open("portable", false, 2, &fast));
     printf("# %s\n# %s\n", host_gemm_describe(g), host_gemm_describe(fast));
     for (int layout = GEMM_NT; layout <= GEMM_TN; layout++) test_cuts((enum gemm_layout)layout);
     test_chain();

@@ -14,6 +14,9 @@ static void case_products(struct ops_run *r, int64_t rows, int64_t cols) {
     struct gemm_args g = {.layout = GEMM_NT, .m = rows, .n = rows, .terms = 1, .segments = 2, .c = c, .ldc = rows};
     g.term[0] = (struct gemm_term){.a = a, .b = b, .lda = cols, .ldb = cols, .k = {0, cols / 3, cols}};
     ops_must(dev_gemm(r->d, &g));
+    struct pack_args pack = {.x = a, .rows = rows, .ldx = cols, .to = {.segments = 1, .k = {0, cols}}};
+    pack.to.at = ops_blank(r, ops_packed_bytes(rows, 1, pack.to.k) / 4); /* t223 compares what products make of it */
+    ops_must(dev_pack(r->d, &pack));
     ops_must(dev_fake_quant(r->d, &(struct fake_quant_args){.x = a,
                                                             .y = y,
                                                             .amax = ops_put_f32(r, &top, 1),

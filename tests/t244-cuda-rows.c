@@ -204,11 +204,14 @@ static void elements(struct ops_run *r, const int64_t *k) {
     g[n / 2] = odd[n % 5];
     dptr a[5] = {put(r, g, n, k[1])};
     for (int i = 1; i < 5; i++) a[i] = normal(r, n, k[1]);
-    ops_must(dev_swiglu_fwd(r->d, &(struct swiglu_fwd_args){a[0], a[1], a[2], n}));
+    ops_must(dev_swiglu_fwd(r->d, &(struct swiglu_fwd_args){.g = a[0], .u = a[1], .y = a[2], .n = n}));
     take(r, a[2], n);
     ops_must(dev_swiglu_bwd(r->d, &(struct swiglu_bwd_args){a[0], a[1], a[2], a[0], a[3], n}));
     ops_must(dev_add(r->d, &(struct add_args){a[3], a[4], n}));
-    struct adamw_args w = {a[0], a[1], a[4], a[2], n, 0.1f, 0.9f, 0.95f, 1e-8f, 0.1f, 0.1f, 0.05f, 0.3f};
+    struct adamw_args w = {a[0], a[1], a[4], a[2], n, 0.1f, 0.9f, 0.95f, 1e-8f, 0.1f, 0.1f, 0.05f, 0.3f, 0};
+    ops_must(dev_adamw(r->d, &w));
+    w.chance = 12345;
+    w.m = a[3];
     ops_must(dev_adamw(r->d, &w));
     ops_must(dev_scale(r->d, &(struct scale_args){a[3], n, 0.3f}));
     ops_must(dev_fill(r->d, &(struct fill_args){a[2], n, -0.0f}));

@@ -113,7 +113,7 @@ static void against_exports(const char *name, const struct form *f) {
         }
     int wrong = 0, outside = 0, alias = 0;
     struct fake_quant_args a = {
-        at(x), at(y), at(&amax), rows, cols, ld, ld, f->kind, bf16, {0}, {1, block, 0, 0, across}};
+        at(x), at(y), at(&amax), rows, cols, ld, ld, f->kind, bf16, {0}, .grid = {1, block, 0, 0, across}};
     must(host_fake_quant(&device, &a));
     must(host_amax_blocks(&device, &(struct amax_blocks_args){at(x), at(maxima), rows, cols, ld, a.grid}));
     a.y = a.x;
@@ -150,7 +150,7 @@ static void cut_anywhere(void) {
         const struct form tiles = {"fp8 by tiles", FQ_FP8_BLOCK, 32, false}, *f = i < FORMS ? &forms[i] : &tiles;
         struct block_grid g = {i < FORMS ? 1 : 16, width(f, C), 0, 0, C / width(f, C)};
         memset(maxima, 0, sizeof maxima);
-        struct fake_quant_args a = {at(x), at(whole), at(&amax), R, C, C, C, f->kind, 1, at(maxima), g};
+        struct fake_quant_args a = {at(x), at(whole), at(&amax), R, C, C, C, f->kind, 1, at(maxima), .grid = g};
         for (int k = 0; k < 4; k++) { /* each box raises the maxima of the blocks it sees a part of */
             int64_t r0 = k & 2 ? DOWN : 0, c0 = k & 1 ? AT : 0, rows = k & 2 ? R - DOWN : DOWN,
                     cols = k & 1 ? C - AT : AT;
@@ -198,13 +198,14 @@ static void rounding_and_threads(void) {
         differ = 0;
         for (int run = 0; run < 3; run++) {
             device.threads = run == 1 ? 2 : 1;
-            struct fake_quant_args a = {at(run == 2 ? b : x), at(y[run]), at(&amax), R, C, C, C, kind, 1, {0}, g};
+            struct fake_quant_args a = {
+                at(run == 2 ? b : x), at(y[run]), at(&amax), R, C, C, C, kind, 1, {0}, .grid = g};
             must(host_fake_quant(&device, &a));
         }
         ok(!memcmp(y[0], y[1], R * C * 4), "%s: the same bits with 1 and 2 threads", f->what);
         ok(!memcmp(y[0], y[2], R * C * 4), "%s: weights are rounded to bf16 first", f->what);
-        must(host_fake_quant(&device,
-                             &(struct fake_quant_args){at(x), at(y[1]), at(&amax), R, C, C, C, kind, 0, {0}, g}));
+        must(host_fake_quant(
+            &device, &(struct fake_quant_args){at(x), at(y[1]), at(&amax), R, C, C, C, kind, 0, {0}, .grid = g}));
         for (int i = 0; i < R * C; i++) differ += y[0][i] != y[1][i];
         ok(differ > 100, "%s: activations are not (%d differ)", f->what, differ);
         double bound = kind == FQ_INT8 || kind == FQ_INT8_BLOCK  ? 2e-5 /* of uniform noise, step^2 / 12 */
@@ -221,8 +222,9 @@ static void rounding_and_threads(void) {
 }
 
 static enum status run(const float *x, float *y, const float *amax, int64_t cols, int kind, int weight) {
-    return host_fake_quant(&device, &(struct fake_quant_args){
-                                        at(x), at(y), at(amax), 1, cols, 32, 32, kind, weight, {0}, {1, 32, 0, 0, 1}});
+    return host_fake_quant(&device,
+                           &(struct fake_quant_args){
+                               at(x), at(y), at(amax), 1, cols, 32, 32, kind, weight, {0}, .grid = {1, 32, 0, 0, 1}});
 }
 
 static void edges(void) {
@@ -291,7 +293,7 @@ static void against_fake(void) {
             must(host_fake_quant(
                 &device,
                 &(struct fake_quant_args){
-                    at(x), at(y), at(&amax), 24, 128, 128, 128, f->kind, 0, {0}, {1, width(f, 128), 0, 0, 1}}));
+                    at(x), at(y), at(&amax), 24, 128, 128, 128, f->kind, 0, {0}, .grid = {1, width(f, 128), 0, 0, 1}}));
             bool bf16 = !strcmp(in.dtype, "BF16");
             for (int j = 0; j < 24 * 128; j++) {
                 float want = value_at(&out, j), got = bf16 ? bf16_round(y[j]) : y[j];

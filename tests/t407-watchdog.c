@@ -1,22 +1,23 @@
 /* TEST ranks=1,3 tier=1 */
 /* par/: a healthy job under the watchdog ends as without it. With arguments it is the job that t408 watches:
- * t407-watchdog DEADLINE RANK sleep|stop, or with RANK STATUS one that aborts. */
+ * t407-watchdog DEADLINE RANK sleep|stop|fail, or with RANK STATUS one that aborts. */
 #include <signal.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "tap_mpi.h"
 
-/* Rank `guilty` stays away from a collective; all have said where they are. */
-static int hang(double deadline, int guilty, bool stop) {
+/* Rank `guilty` stays away from a collective, asleep, stopped or with an error; all have said where they are. */
+static int hang(double deadline, int guilty, const char *how) {
     struct par_grid g;
     if (par_grid_create_all(1, 1, 1, &g) != TM_OK || par_watchdog_start(deadline) != TM_OK) return 1;
     par_note("ptq", 3, par_rank() == guilty ? "forward" : "reduce");
-    usleep((useconds_t)(deadline * 5e5)); /* two heartbeats */
-    if (par_rank() == guilty && stop) raise(SIGSTOP);
-    if (par_rank() == guilty) sleep(60);
+    usleep((useconds_t)(fmin(2, deadline / 2) * 1e6)); /* two heartbeats */
+    if (par_rank() == guilty && !strcmp(how, "stop")) raise(SIGSTOP);
+    if (par_rank() == guilty && !strcmp(how, "sleep")) sleep(60);
+    if (par_rank() == guilty) (void)par_agree_all(TM_FAIL(TM_ERR_DEVICE, "the device of this rank is lost"));
     int64_t one = 1;
-    (void)par_reduce_i64(g.world, &one, 1, PAR_SUM);
+    (void)par_reduce_i64(!strcmp(how, "fail") ? g.dp_group : g.world, &one, 1, PAR_SUM);
     par_finish();
     return 0;
 }
@@ -27,7 +28,7 @@ int main(int argc, char **argv) {
         if (par_rank() == atoi(argv[1])) par_abort((enum status)atoi(argv[2]));
         sleep(60);
     }
-    if (argc == 4) return hang(atof(argv[1]), atoi(argv[2]), !strcmp(argv[3], "stop"));
+    if (argc == 4) return hang(atof(argv[1]), atoi(argv[2]), argv[3]);
     is_status(par_watchdog_start(-1), TM_ERR_DECK);
     is_status(par_watchdog_start(NAN), TM_ERR_DECK);
     is_status(par_watchdog_start(0), TM_OK);

@@ -346,7 +346,7 @@ static int decode_differs(const struct quant_pack *p, size_t i, const char *code
                                 f->weight_kind,
                                 p->round_bf16,
                                 top,
-                                g};
+                                .grid = g};
     must(host_fake_quant(&d, &a));
     int differ = 0;
     for (int64_t k = 0; k < out * in; k++)

@@ -55,6 +55,9 @@ if grep -qw avx2 /proc/cpuinfo; then
     unset TEMPER_KERNEL
 fi
 check "bf16, only the teacher" differs '^03-qad' 1 --set numerics.compute=bf16 --set teacher.compute=fp32
+check "weights of bf16 values, one rank" signature "$dir/reference" 1 --set qad.optim.master=bf16
+check "  are others" bash -c "! diff <(grep ^03-qad '$dir/fp32') <(grep ^03-qad '$dir/reference')"
+check "  tp 2 x dp 2" same 4 --set qad.optim.master=bf16 --set $tp=2
 mv "$dir/fp32" "$dir/reference"
 
 # negative controls

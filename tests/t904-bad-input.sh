@@ -203,6 +203,13 @@ check "  once" one_error
 check "  the run goes on" tiny 0 4
 facts "$dir/tiny" >"$dir/this"
 check "  and ends the same" diff "$dir/reference" "$dir/this"
+rm -rf "$dir/tiny"
+for grid in tp pp dp; do # dp: what is left of two ranks
+    set -- --set "grid.$grid=2"
+    [ $grid != dp ] || set --
+    TEMPER_FAULT=train:forward:1:3 check "one of two ranks ($grid) fails inside a step: exit code 20" tiny 20 2 "$@" --set limits.deadline_s=8
+    check "  with its message" says "^error rank=0 .*ERR_DEVICE: rank 1: injected fault: train:forward"
+done
 deck
 TEMPER_FAULT=dev:alloc:1:2 bad "no memory on one rank" 10 "out of memory"
 bad "a run directory under a file" 11 "deck\.cfg/run" 2 --set run.dir="$dir/deck.cfg/run"

@@ -26,6 +26,7 @@ stages = (
   { do = "calibrate"; data = "d"; },
   { do = "train"; name = "qat"; data = "d"; steps = 1; numerics = { recompute = "layer"; }; eval_data = "d"; eval_every = 1; },
   { do = "evaluate"; data = "d"; logits_out = "logits.safetensors"; hidden_out = "hidden.safetensors"; },
+  { do = "evaluate"; name = "bf16"; data = "d"; numerics = { compute = "bf16"; }; },
   { do = "export"; } );
 END
 
@@ -48,7 +49,7 @@ ok $? "no rank and class took other bytes than planned"
 ran() { # ran STAGE planned|used: the run's line, as classes
     grep "stage=$1 memory $2:" <<<"$run" | sed -E 's/.*memory [a-z]+: //; s/ bytes on.*//' | tr ' ' '\n' | sort
 }
-for s in train calibrate qat evaluate export; do
+for s in train calibrate qat evaluate bf16 export; do
     is "$(ran "$s" used | tr '\n' ' ')" "$(ran "$s" planned | tr '\n' ' ')" "$s: used as planned by the run, class by class"
     if [ "$RANKS" = 1 ]; then
         is "$(ran "$s" used | tr '\n' ' ')" "$(classes "$s" | tr '\n' ' ')" "$s: used as --plan says, class by class"
@@ -58,6 +59,9 @@ for s in train calibrate qat evaluate export; do
     saved=$(grep "stage=$s checkpoint" <<<"$run" | sed -E 's/.* bytes=([0-9]+) .*/\1/' | tail -n 1)
     [ -z "$saved" ] || is "$(of "$s" | sed -nE 's/.*a checkpoint \(([0-9]+) bytes\).*/\1/p')" "$saved" "$s: bytes of a checkpoint"
 done
+# Packed weights: rows to whole 128, each of the 8 segments of o_proj's and down_proj's k (3 are not empty) to 64, 2 bytes each.
+[ "$RANKS" -gt 1 ] || is "$(ran bf16 used | sed -n 's/^packed_weights=//p')" $((2 * (3 * 128 * (3 * 64 + 2 * 3 * 64 + 2 * 64) + 384 * 64))) \
+    "bytes of packed weights"
 # The process: on so small a model mostly MPI, libraries and what first use of them takes, so an upper bound that is not silly; within 3 % on
 # real ones (make bench).
 read -r planned used < <(grep 'stage=export memory process' <<<"$run" | sed -E 's/.*planned=([0-9.]+) used=([0-9.]+) MiB.*/\1 \2/')

@@ -54,7 +54,8 @@ struct ckpt_save_args {
 struct ckpt_saved {
     int64_t step, bytes; /* bytes: of tensor data, each element once */
     double seconds;      /* from the call until it was there, on this rank */
-    double stalled;      /* of them, what the calling thread spent; the same unless it was saved in the background */
+    double
+        stalled; /* what the calling thread spent, waiting for other ranks included; the same unless it was saved in the background */
     char path[4096];
 };
 

@@ -5,7 +5,8 @@ void ckpt_runs_start(struct runs *r, const struct tensor_box *part, const struct
                      const struct tensor_box *b) {
     *r = (struct runs){.part = part, .a = a, .b = b, .axes = part->rank, .len = 1};
     r->done = tensor_box_elems(part) == 0;
-    bool whole = true; /* the axes after this one are taken full in both arrays, so this axis continues the run */
+    if (r->done) return; /* its other axes may be of any length */
+    bool whole = true;   /* the axes after this one are taken full in both arrays, so this axis continues the run */
     while (r->axes > 0 && whole) {
         int i = --r->axes;
         int64_t n = part->hi[i] - part->lo[i];

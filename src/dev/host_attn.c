@@ -15,6 +15,7 @@
 #include "dev/host.h"
 #include "dev/host_gemm.h"
 #include "dev/host_gemm_kernel.h"
+#include "dev/host_pack.h"
 
 /* Left factors lie side by side in rows of GEMM_LDA floats: backward, scores, their gradient and the transposes of both. */
 enum { LD = GEMM_LDA, LEFT = ATTN_ROWS * GEMM_LDA, MAX_D = GEMM_KC / 2 };
@@ -118,6 +119,7 @@ static void pack(const struct gemm_kernel *kn, enum gemm_layout layout, bool rig
     struct gemm_args a;
     struct gemm_superblock s;
     a.layout = layout;
+    a.packed_a.a = a.packed_b.a = 0;
     a.term[0].a.a = a.term[0].b.a = (uint64_t)(uintptr_t)x;
     a.term[0].lda = a.term[0].ldb = ld;
     s.len = (int)depth;
@@ -167,7 +169,7 @@ static struct forward_space forward_space(const struct gemm_kernel *kn, int64_t 
 static void forward_tile(const struct dev *d, const struct gemm_kernel *kn, const struct attn_fwd_args *a, int64_t seq,
                          int64_t head, int64_t q0, const char *kv, const struct forward_space *w) {
     const int64_t at = seq * a->t, cols = padded(kn, a->d), rows = size_min(ATTN_ROWS, a->t - q0);
-    float *o = host_f32(a->o) + (at + q0) * a->ldo + head * a->d, *lse = host_f32(a->lse) + (at + q0) * a->hq + head;
+    float *o = host_f32(a->o), *lse = host_f32(a->lse) + (at + q0) * a->hq + head;
     float top[ATTN_ROWS], sum[ATTN_ROWS] = {0}, *acc = w->acc;
     const int32_t *first = a->first.a ? host_i32(a->first) + at : NULL;
     for (int r = 0; r < ATTN_ROWS; r++) top[r] = -INFINITY;
@@ -187,7 +189,9 @@ static void forward_tile(const struct dev *d, const struct gemm_kernel *kn, cons
     }
     for (int64_t r = 0; r < rows; r++) {
         float inv = sum[r] == 0 ? 0 : 1.0f / sum[r];
-        for (int64_t c = 0; c < a->d; c++) o[r * a->ldo + c] = acc[r * cols + c] * inv;
+        float *row = o ? o + (at + q0 + r) * a->ldo + head * a->d : acc + r * cols;
+        for (int64_t c = 0; c < a->d; c++) row[c] = acc[r * cols + c] * inv;
+        if (a->packed.at.a) host_pack_span(d, &a->packed, at + q0 + r, head * a->d, row, a->d);
         lse[r * a->hq] = sum[r] == 0 ? -INFINITY : (float)((double)top[r] + vmath_log_wide(sum[r]));
     }
 }

@@ -1,8 +1,10 @@
 /* Element-wise operations, embedding and leaf sums on the host. */
+#include <omp.h>
 #include <string.h>
 
 #include "base/size.h"
 #include "dev/host.h"
+#include "dev/host_pack.h"
 
 /* Run `body` over pieces [i, i + m) of n elements on the threads of d; nothing here depends on how they are dealt. */
 #define PIECES(total, body)                                                            \
@@ -49,7 +51,24 @@ enum status host_copy_rows(struct dev *d, const struct copy_rows_args *a) {
     for (int64_t r = 0; r < a->rows; r++) memcpy(y + r * a->ldy, x + r * a->ldx, (size_t)a->cols * sizeof *y);
     return TM_OK;
 }
+static enum status swiglu_packed(struct dev *d, const struct swiglu_fwd_args *a) {
+    const int64_t cols = a->packed.k[a->packed.segments];
+    float *y = host_f32(a->y);
+    char *base;
+    size_t first, stride;
+    if (cols < 1 || a->n % cols)
+        return TM_FAIL(TM_ERR_SHAPE, "swiglu: %lld elements packed in rows of %lld", (long long)a->n, (long long)cols);
+    TM_TRY(host_scratch(d, 0, y ? 0 : (size_t)cols * sizeof *y, &base, &first, &stride));
+#pragma omp parallel for num_threads(d->threads) if (a->n > HOST_SERIAL)
+    for (int64_t r = 0; r < a->n / cols; r++) {
+        float *row = y ? y + r * cols : (float *)(void *)(base + first + (size_t)omp_get_thread_num() * stride);
+        d->leaf->swiglu_fwd(host_f32(a->g) + r * cols, host_f32(a->u) + r * cols, row, cols);
+        host_pack_span(d, &a->packed, r, 0, row, cols);
+    }
+    return TM_OK;
+}
 enum status host_swiglu_fwd(struct dev *d, const struct swiglu_fwd_args *a) {
+    if (a->packed.at.a && a->n > 0) return swiglu_packed(d, a);
     PIECES(a->n, d->leaf->swiglu_fwd(host_f32(a->g) + i, host_f32(a->u) + i, host_f32(a->y) + i, m));
     return TM_OK;
 }

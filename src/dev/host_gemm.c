@@ -62,7 +62,7 @@ enum status host_gemm_open(const char *kernel, bool invariant, int threads, stru
     }
     char blas[160];
     const char *bf16 = amx ? "amx" : "widened to fp32";
-    g->blas = !invariant && !kernel && gemm_blas_open(threads, blas, sizeof blas);
+    g->blas = !invariant && kn != gemm_kernel_avx512() && gemm_blas_open(threads, blas, sizeof blas);
     if (g->blas)
         snprintf(g->text, sizeof g->text, "not invariant: %s; bf16: %s", blas, bf16);
     else
@@ -97,10 +97,11 @@ static enum status check_term(const struct gemm_args *a, int i) {
     const int64_t k = t->k[a->segments];
     if (k == 0 || a->m == 0 || a->n == 0) return TM_OK; /* the factors are not read */
     const int64_t lda = a->layout == GEMM_TN ? a->m : k, ldb = a->layout == GEMM_NT ? k : a->n;
-    if (t->lda < lda || t->ldb < ldb)
+    if ((!a->packed_a.a && t->lda < lda) || (!a->packed_b.a && t->ldb < ldb))
         return TM_FAIL(TM_ERR_SHAPE, "gemm: row distances %lld and %lld of term %d, expected at least %lld and %lld",
                        (long long)t->lda, (long long)t->ldb, i, (long long)lda, (long long)ldb);
-    if (!t->a.a || !t->b.a) return TM_FAIL(TM_ERR_SHAPE, "gemm: term %d has a null address", i);
+    if (!(t->a.a | a->packed_a.a) || !(t->b.a | a->packed_b.a))
+        return TM_FAIL(TM_ERR_SHAPE, "gemm: term %d has a null address", i);
     return TM_OK;
 }
 
@@ -114,6 +115,10 @@ static enum status check(const struct gemm_args *a) {
     if (a->accumulate && a->segments > 1)
         return TM_FAIL(TM_ERR_UNSUPPORTED, "gemm: accumulating %d segments has no fixed order, expected 1",
                        a->segments);
+    if ((a->packed_a.a || a->packed_b.a) &&
+        (!a->bf16 || a->layout != GEMM_NT || a->terms != 1 || a->packed_row < 0 || a->packed_row % OPS_PACKED_ROWS))
+        return TM_FAIL(TM_ERR_SHAPE, "gemm: packed factors from row %lld in layout %d with %d terms, bf16 = %d",
+                       (long long)a->packed_row, (int)a->layout, a->terms, a->bf16);
     for (int i = 0; i < a->terms; i++) TM_TRY(check_term(a, i));
     if (a->m > 0 && a->n > 0 && (!a->c.a || a->ldc < a->n))
         return TM_FAIL(TM_ERR_SHAPE, "gemm: result at %#llx with row distance %lld, expected at least %lld",
@@ -134,6 +139,11 @@ static void split(const struct gemm_kernel *kn, int most, const struct gemm_args
         const int64_t cost = rows * cols + kn->pack * cols + kn->pack / 2 * rows;
         if (cost < best) best = cost, *tm = i, *tn = j;
     }
+}
+
+/* Row at which thread i of `of` begins: whole tiles, where the kernel does no other. */
+static int64_t row_of(const struct gemm_kernel *kn, int64_t m, int i, int of) {
+    return kn->whole ? size_min(m, size_ceil_div(m, kn->mr) * i / of * kn->mr) : m * i / of;
 }
 
 /* The scratch of a thread as kernel kn uses it. */
@@ -157,7 +167,7 @@ enum status host_gemm_run(struct host_gemm *g, const struct gemm_args *a) {
     for (int i = 0; i < tm * tn; i++) {
         const int im = i / tn, in = i % tn;
         const struct gemm_work w = work_of(kn, g->work[i]);
-        gemm_block(kn, a, a->m * im / tm, a->m * (im + 1) / tm, panels * in / tn * nr,
+        gemm_block(kn, a, row_of(kn, a->m, im, tm), row_of(kn, a->m, im + 1, tm), panels * in / tn * nr,
                    size_min(panels * (in + 1) / tn * nr, a->n), &w);
     }
     return TM_OK;

@@ -23,9 +23,9 @@
 struct host_gemm;
 
 /* Open with a kernel: NULL = the best for this CPU, or "portable", "avx2", "avx512".
- * invariant: keep the definition above. Otherwise OpenBLAS serves where the build has it (segments then are one long k; an OpenMP
- * build of it only in a program of gcc, whose runtime it shares), unless a kernel is named; bf16 products stay our own. A named kernel also
- * does bf16 in place of AMX. threads >= 1: OpenMP threads of a product; the workspaces (5.2 MiB a thread with AMX, else 4.2) are
+ * invariant: keep the definition above. Otherwise OpenBLAS serves where our kernel is not that of AVX-512, which is faster, and the build has
+ * it (segments then are one long k; an OpenMP build of it only in a program of gcc, whose runtime it shares); bf16 products stay our own. A named
+ * kernel also does bf16 in place of AMX. threads >= 1: OpenMP threads of a product; the workspaces (5.2 MiB a thread with AMX, else 4.2) are
  * allocated here, once.
  * *out is owned by the caller; one host_gemm runs one product at a time. Errors: UNSUPPORTED (the kernel is unknown or not for this
  * CPU; threads < 1), MEMORY. */

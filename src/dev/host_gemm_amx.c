@@ -1,8 +1,7 @@
 /* The bf16 GEMM kernel for AMX: tiles of 32 x 32, a block of 32 k is four tdpbf16ps; packing rounds fp32 to bf16.
  *
  * tdpbf16ps adds to each element of C the sum of two chains of fp32 fma from +0, over the even and over the odd k of the block (Intel SDM;
- * tests/t220 compares it with the definition). Packed so that a tile is 1 KiB in one piece: a panel of A is [k / 32][32 rows][32 k], one of B
- * [k / 32][2][16 pairs of k][16 columns][2]. */
+ * tests/t220 compares it with the definition). Packed so that a tile is 1 KiB in one piece: host_pack.h has the layout of the panels. */
 #include "dev/host_gemm_kernel.h"
 
 #if defined(__x86_64__) && defined(__linux__)
@@ -251,11 +250,13 @@ static const struct gemm_kernel kernel_ = {
     .element = sizeof(uint16_t),
     .block = GEMM_BLOCK,
     .whole = true,
+    .packed = true,
     .wake = 1 << 24,
     .pack = 128,
     .tile = tile,
     .pack_a = pack_a,
     .pack_b = pack_b,
+    .round_row = round_row,
     .enter = enter,
     .leave = leave,
 };

@@ -3,6 +3,7 @@
 
 #include "base/size.h"
 #include "dev/host_gemm_kernel.h"
+#include "dev/host_pack.h"
 
 /* A tile that the kernel would write beyond C goes through a full one of our own. */
 static void tile_edge(const struct gemm_kernel *kn, struct gemm_tile t, int64_t rows, int64_t cols) {
@@ -34,15 +35,21 @@ static void block_tiles(const struct gemm_kernel *kn, const struct gemm_args *a,
     _Alignas(64) float hot[SLOT_KEPT * GEMM_MR * GEMM_NR];
     const int64_t tiles = size_ceil_div(m1 - m0, kn->mr), nr = kn->nr, lda = gemm_lda(kn, s->len),
                   group = resident ? tiles : size_min(w->elements_a / lda, GEMM_MA) / kn->mr;
-    struct gemm_tile t = {.kn = kn, .ldc = a->ldc, .slot = {hot, w->kept}, .step = s->step, .steps = s->steps};
+    const char *packed_a = kn->packed ? host_packed_panel(a, false, m0, s->k0) : NULL,
+               *packed_b = kn->packed ? host_packed_panel(a, true, n0, s->k0) : NULL;
+    const int64_t whole_k = packed_a || packed_b ? host_packed_k(a->segments, a->term[0].k) : 0,
+                  next_a = (packed_a ? whole_k : lda) * kn->element,
+                  next_b = (packed_b ? whole_k : s->len) * nr * kn->element;
+    struct gemm_tile t = {
+        .kn = kn, .a = packed_a, .ldc = a->ldc, .slot = {hot, w->kept}, .step = s->step, .steps = s->steps};
     for (int64_t i = 0; i < tiles; i++) {
         const int64_t m = tile_row(kn, m0, m1, i, tiles), me = tile_row(kn, m0, m1, i + 1, tiles);
-        if (i % group == 0) {
+        if (!packed_a && i % group == 0) {
             const int64_t end = tile_row(kn, m0, m1, size_min(i + group, tiles), tiles);
             t.a = w->a;
             if (!resident || first) kn->pack_a(kn, a, s, m, end - m, w->a);
         }
-        t.b = w->b;
+        t.b = packed_b ? packed_b : w->b;
         for (int64_t n = n0; n < n1; n += nr) {
             t.c = (float *)(uintptr_t)a->c.a + m * a->ldc + n;
             t.bias = a->bias.a ? gemm_host(a->bias) + n : NULL;
@@ -50,10 +57,10 @@ static void block_tiles(const struct gemm_kernel *kn, const struct gemm_args *a,
                 tile_edge(kn, t, me - m, size_min(n1 - n, nr));
             else
                 kn->tile(&t, (int)(me - m));
-            t.b = (const char *)t.b + s->len * nr * kn->element;
+            t.b = (const char *)t.b + next_b;
             if (w->kept) t.slot[1] += GEMM_DEPTH * kn->mr * nr;
         }
-        t.a = (const char *)t.a + (me - m) * lda * kn->element;
+        t.a = (const char *)t.a + (me - m) * next_a;
     }
 }
 
@@ -87,7 +94,7 @@ static void block_superblocks(const struct gemm_kernel *kn, const struct gemm_ar
             struct gemm_cursor c = {0};
             struct gemm_superblock s;
             while (gemm_superblock_next(kn, a, p, kc, &c, &s)) {
-                kn->pack_b(kn, a, &s, n, ne, mine.b);
+                if (!kn->packed || !a->packed_b.a) kn->pack_b(kn, a, &s, n, ne, mine.b);
                 block_tiles(kn, a, &s, m, size_min(m + mg, m1), n, ne, &mine, resident, n == n0);
             }
         }

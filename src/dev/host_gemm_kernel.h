@@ -54,6 +54,7 @@ struct gemm_plan {
 /* A stretch of packed k: the pieces of the factors that fill it, and the steps of a tile. What no piece covers is zero. */
 struct gemm_superblock {
     int len, pieces, steps;
+    int64_t k0; /* packed k before it */
     struct {
         int term, at, len; /* at: packed k */
         int64_t k;         /* in the factors */
@@ -66,6 +67,7 @@ struct gemm_cursor {
     int leaf;
     int term;        /* inside the leaf */
     int64_t k, done; /* of this term; of this leaf */
+    int64_t at;      /* packed k so far */
     int depth;       /* sums that wait */
 };
 
@@ -92,6 +94,7 @@ struct gemm_kernel {
     int element; /* bytes of a packed element */
     int block;   /* leaves are padded to a multiple of so many k: 1, or GEMM_BLOCK (bf16) */
     bool whole;  /* tile() writes all mr rows whatever `rows` is, and reads as many of A */
+    bool packed; /* its panels lie as those of a packed factor (host_pack.h) */
     int wake;    /* multiply-adds worth waking a thread for: about 10 us */
     int pack;    /* packing an element costs as much as so many multiply-adds */
     void (*tile)(const struct gemm_tile *t, int rows); /* 1 <= rows <= mr */
@@ -103,6 +106,8 @@ struct gemm_kernel {
     /* fp32: dst[r * ldd + c] = src[r * lds + c], and its transpose dst[c * ldd + r] = src[r * lds + c] */
     void (*copy)(const float *src, int64_t lds, int64_t rows, int64_t cols, float *dst, int64_t ldd);
     void (*transpose)(const float *src, int64_t lds, int64_t rows, int64_t cols, float *dst, int64_t ldd);
+    /* bf16: n elements of a row, rounded, to packed k = `at` and on of a row whose blocks lie ldb apart; NULL: host_pack.c does it */
+    void (*round_row)(const float *src, int64_t n, int64_t at, uint16_t *dst, int64_t ldb);
     void (*enter)(void), (*leave)(void); /* around a block, on its thread; NULL: nothing to do */
     const struct gemm_kernel *fp32;      /* whose tiles serve a widened kernel */
 };

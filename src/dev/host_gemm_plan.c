@@ -65,6 +65,7 @@ bool gemm_superblock_next(const struct gemm_kernel *kn, const struct gemm_args *
                           struct gemm_cursor *c, struct gemm_superblock *s) {
     const int depth = c->depth;
     s->len = s->pieces = s->steps = 0;
+    s->k0 = c->at;
     while (c->leaf < p->leaves) {
         const int64_t whole = p->k[c->leaf], parts = size_ceil_div(whole, kc);
         const int64_t share = round_up(size_ceil_div(whole, parts), kn->block > 4 ? kn->block : 4),
@@ -83,5 +84,6 @@ bool gemm_superblock_next(const struct gemm_kernel *kn, const struct gemm_args *
         if (!step->last) step->to = SLOT_HOT, c->depth++;
     }
     superblock_slots(s, depth);
+    c->at += s->len;
     return s->steps > 0;
 }

@@ -3,6 +3,7 @@
 
 #include "base/size.h"
 #include "dev/host_gemm_kernel.h"
+#include "dev/host_pack.h"
 #include "numfmt/bf16.h"
 
 #if defined(__x86_64__)
@@ -33,6 +34,10 @@ static float rounded(float x) {
 /* Blocks of rows of A: even k, then odd k. */
 static void pack_a_widened(const struct gemm_kernel *kn, const struct gemm_args *a, const struct gemm_superblock *s,
                            int64_t m, int64_t rows, void *dst) {
+    if (a->packed_a.a) {
+        host_unpack_a(a, s->k0, s->len, m, rows, dst, kn->lda);
+        return;
+    }
     for (int64_t r = 0; r < rows; r++) memset((float *)dst + r * kn->lda, 0, (size_t)s->len * sizeof(float));
     gemm_pack_a(kn, a, s, m, rows, dst);
     for (int64_t r = 0; r < rows; r++)
@@ -50,6 +55,10 @@ static void pack_b_widened(const struct gemm_kernel *kn, const struct gemm_args 
                            int64_t n0, int64_t n1, void *dst) {
     const int64_t panels = size_ceil_div(n1 - n0, kn->nr), nr = kn->nr;
     float y[GEMM_BLOCK * GEMM_NR];
+    if (a->packed_b.a) {
+        host_unpack_b(a, s->k0, s->len, n0, n1, kn->nr, dst);
+        return;
+    }
     memset(dst, 0, (size_t)(panels * s->len * nr) * sizeof(float));
     gemm_pack_b(kn, a, s, n0, n1, dst);
     for (int64_t i = 0; i < panels * s->len; i += GEMM_BLOCK) { /* a panel is whole blocks */

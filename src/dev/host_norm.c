@@ -1,16 +1,25 @@
 /* RMS norm and rotary embedding on the host: rows in parallel; gain gradients as leaves, so that no grid can be seen in them. */
+#include <omp.h>
+
 #include "base/size.h"
 #include "dev/host.h"
+#include "dev/host_pack.h"
 
 enum status host_rmsnorm_fwd(struct dev *d, const struct rmsnorm_fwd_args *a) {
     const struct leaf *f = d->leaf;
     const float *x = host_f32(a->x), *delta = host_f32(a->delta), *gain = host_f32(a->gain);
     float *h = host_f32(a->h_out), *y = host_f32(a->y), *rstd = host_f32(a->rstd);
     int64_t c = a->c;
+    char *base;
+    size_t first, stride;
     if (delta && !h) return TM_FAIL(TM_ERR_INTERNAL, "rmsnorm: delta needs h_out");
+    TM_TRY(host_scratch(d, 0, y ? 0 : (size_t)c * sizeof *y, &base, &first, &stride));
 #pragma omp parallel for num_threads(d->threads) if (a->rows * c > HOST_SERIAL)
-    for (int64_t r = 0; r < a->rows; r++)
-        rstd[r] = f->rms_fwd(x + r * c, delta ? delta + r * c : NULL, gain, h ? h + r * c : NULL, y + r * c, c, a->eps);
+    for (int64_t r = 0; r < a->rows; r++) {
+        float *row = y ? y + r * c : (float *)(void *)(base + first + (size_t)omp_get_thread_num() * stride);
+        rstd[r] = f->rms_fwd(x + r * c, delta ? delta + r * c : NULL, gain, h ? h + r * c : NULL, row, c, a->eps);
+        if (a->packed.at.a) host_pack_span(d, &a->packed, r, 0, row, c);
+    }
     return TM_OK;
 }
 

@@ -1,8 +1,11 @@
 /* Fake quantization on the host. Element-wise: no order, the same bits for any thread count and vector width. The arithmetic is
  * numfmt/scale.h. */
+#include <omp.h>
+
 #include "base/clones.h"
 #include "base/size.h"
 #include "dev/host.h"
+#include "dev/host_pack.h"
 #include "numfmt/scale.h"
 
 enum { PARALLEL_FROM = 1 << 15 }; /* elements: below, starting threads costs more than it saves */
@@ -114,10 +117,14 @@ enum status host_fake_quant(struct dev *d, const struct fake_quant_args *a) {
     const float *x = host_f32(a->x), *amax = host_f32(a->amax), *maxima = host_f32(a->maxima);
     float *y = host_f32(a->y);
     int weight = a->round_bf16 != 0;
+    char *base;
+    size_t first, stride;
+    TM_TRY(host_scratch(d, 0, y ? 0 : (size_t)a->cols * sizeof *y, &base, &first, &stride));
     float top = amax ? *amax : 0.0f, scale = k->scale(weight ? bf16_round(top) : top);
 #pragma omp parallel for schedule(static) num_threads(d->threads) if (a->rows * a->cols >= PARALLEL_FROM)
     for (int64_t r = 0; r < a->rows; r++) {
-        struct span s = {.x = x + r * a->ldx, .y = y + r * a->ldy, .n = a->cols, .scale = scale, .weight = weight};
+        float *out = y ? y + r * a->ldy : (float *)(void *)(base + first + (size_t)omp_get_thread_num() * stride);
+        struct span s = {.x = x + r * a->ldx, .y = out, .n = a->cols, .scale = scale, .weight = weight};
         if (k->blocks) {
             s.block = s.first = g->cols;
             if (maxima) {
@@ -126,6 +133,7 @@ enum status host_fake_quant(struct dev *d, const struct fake_quant_args *a) {
             }
         }
         k->row(&s);
+        if (a->packed.at.a) host_pack_span(d, &a->packed, r, 0, out, a->cols);
     }
     return TM_OK;
 }

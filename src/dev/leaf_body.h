@@ -171,6 +171,10 @@ LEAF_FN void adamw(float *w, float *m, float *v, const float *g, int64_t n, cons
         v[i] = b2 * v[i] + c2 * (x * x);
         w[i] -= lr * ((m[i] / k1) / (sqrtf(v[i] / k2) + eps) + decay * w[i]);
     }
+    if (!a->chance) return;
+    SIMD for (int64_t i = 0; i < n; i++) {
+        w[i] = bf16_round_by(w[i], bf16_random(bf16_random(bf16_random(a->chance, w[i]), m[i]), v[i]));
+    }
 }
 
 LEAF_FN double sum_squares(const float *x, int64_t n) {

@@ -44,10 +44,36 @@ struct gemm_term {
         k[OPS_MAX_SEGMENTS + 1]; /* segment j of this term sums k in [k[j], k[j+1]); k[0] = 0; empty segments allowed */
 };
 
+/* Where a factor of bf16 products lies packed: rounded and laid out once for all that read it. Its rows lie along k, in segments [k[j], k[j+1]) as
+ * those of the products; k[0] = 0. The layout is the device's own (A's is not B's); ops_packed_bytes are enough. at.a = 0: not packed. */
+struct packed_factor {
+    dptr at;
+    int segments;
+    int64_t k[OPS_MAX_SEGMENTS + 1];
+};
+/* Rows are padded to a multiple of OPS_PACKED_ROWS, and may be read from such a one on; segments to one of OPS_PACKED_UNIT k, at most. */
+enum { OPS_PACKED_ROWS = 128, OPS_PACKED_UNIT = 64 };
+static inline int64_t ops_packed_bytes(int64_t rows, int segments, const int64_t *k) {
+    int64_t all = 0;
+    for (int j = 0; j < segments; j++) all += (k[j + 1] - k[j] + OPS_PACKED_UNIT - 1) / OPS_PACKED_UNIT;
+    return (rows + OPS_PACKED_ROWS - 1) / OPS_PACKED_ROWS * OPS_PACKED_ROWS * all * OPS_PACKED_UNIT * 2;
+}
+
+/* Pack x [rows, k[segments]] with row distance ldx, fp32, as factor B of GEMM_NT or as factor A. Operations that have a `packed` leave their
+ * result packed as an A too; it has the k of a row of the result. Then their y (o) may be 0: not wanted in fp32. */
+struct pack_args {
+    dptr x;
+    int64_t rows, ldx;
+    int is_b;
+    struct packed_factor to;
+};
+
 /* C[m,n] = (accumulate ? C : 0) ⊕ tree over segments j of ( chain over terms t of sum over k in segment j of a_t b_t ) + bias[n].
  * A segment empty in all terms contributes nothing (the tree skips it). With one segment and accumulate, the chain starts from C
  * (one longer chain); accumulate with more segments is refused. bias may be 0. All segments empty: C is zero.
- * bf16: both factors are rounded to bf16 first; products and sums are fp32, in blocks of 32 k (host_gemm.h). */
+ * bf16: both factors are rounded to bf16 first; products and sums are fp32, in blocks of 32 k (host_gemm.h).
+ * packed_a, packed_b (bf16, GEMM_NT, one term): that factor as it was packed by these segments, A from row packed_row on; or 0. The product reads
+ * it in place of term[0].a (b), which may then be 0. The bits are the same. */
 struct gemm_args {
     enum gemm_layout layout;
     int64_t m, n;
@@ -57,6 +83,8 @@ struct gemm_args {
     int64_t ldc;
     int accumulate;
     int bf16;
+    dptr packed_a, packed_b;
+    int64_t packed_row;
 };
 
 /* The tree over the segments of a product, for those who compute it: after leaf i (the segments that are not empty in all terms, rising) add the
@@ -92,7 +120,7 @@ static inline int64_t ops_gemm_k(const struct gemm_args *a) {
     return k;
 }
 
-/* Bytes of one packed factor of a bf16 product on a device: larger ones are multiplied part by part. And of cuBLASLt's work space, where it
+/* Bytes of one factor of a bf16 product that is packed for this product on a device: larger ones are multiplied part by part. And of cuBLASLt's work space, where it
  * serves: what cuBLAS advises for Hopper. */
 enum { OPS_GEMM_PACKED = 256 << 20, OPS_GEMM_LT_WORK = 32 << 20 };
 /* The most work space that a product takes on a device: factors packed to bf16, pieces padded to 64; and leaves that are kept apart, where the
@@ -108,10 +136,10 @@ static inline int64_t ops_gemm_work(const struct gemm_args *a) {
     for (int i = 0; i < 2; i++) { /* rows, columns: of the whole, or of the largest part */
         const int64_t n = i ? a->n : a->m, padded = (n + TILE - 1) / TILE * TILE, few = PACKED / (2 * k),
                       many = PACKED / (2 * sum);
-        const bool whole = !a->bf16 || a->m <= 16;
+        const bool whole = !a->bf16 || a->m <= 16 || (i ? a->packed_b : a->packed_a).a;
         least[i] = whole || n < few ? padded : few > TILE ? few / TILE * TILE : TILE;
         most[i] = whole || n < many ? n : many > TILE ? many : TILE;
-        if (a->bf16) packed += n < few ? 2 * k * padded : PACKED + 2 * k * TILE;
+        if (a->bf16 && !(i ? a->packed_b : a->packed_a).a) packed += n < few ? 2 * k * padded : PACKED + 2 * k * TILE;
         tiles *= least[i] / TILE;
         sums *= most[i];
     }
@@ -138,6 +166,7 @@ struct rmsnorm_fwd_args {
     dptr x, delta, gain, h_out, y, rstd;
     int64_t rows, c;
     float eps;
+    struct packed_factor packed; /* of y */
 };
 /* dh = dy through the norm (+ dres when dres != 0); dx is written ([rows,C], may alias dy or dres).
  * dgain leaves: rows are [tokens, heads]; leaf (g, s) sums, tokens rising then heads rising, over heads of group g = head / group_heads and
@@ -174,6 +203,7 @@ struct attn_fwd_args {
     float scale;
     int64_t t0, tk;
     int bf16;
+    struct packed_factor packed; /* of o [N, hq*D] */
 };
 /* Gradients, written whole; they have the row distances of their forward arrays, dout that of o. dk, dv of one KV
  * head sum over its q heads in rising order, then rows rising. `delta` [N, hq] is scratch. */
@@ -200,6 +230,7 @@ static inline int64_t ops_attn_bwd_work(const struct attn_bwd_args *a) {
 struct swiglu_fwd_args {
     dptr g, u, y;
     int64_t n;
+    struct packed_factor packed; /* of y [n / k[segments], k[segments]] */
 };
 struct swiglu_bwd_args {
     dptr g, u, dy, dg, du;
@@ -284,11 +315,13 @@ struct kl_grad_args {
 };
 
 /* AdamW (Loshchilov & Hutter 2019, decoupled decay) over n elements of one tensor: g' = g * grad_scale; m, v updated; w -= lr*(mhat/(sqrt(vhat)+eps)
- * + decay*w). correction1/2 = 1 - beta^step, of the beta given here (0.999f is not 0.999). */
+ * + decay*w). correction1/2 = 1 - beta^step, of the beta given here (0.999f is not 0.999). chance != 0: w becomes a bf16 value, by stochastic rounding;
+ * the random bits are a hash of chance, w, m and v, so they know neither an element's place nor the grid. */
 struct adamw_args {
     dptr w, m, v, g;
     int64_t n;
     float lr, beta1, beta2, eps, decay, correction1, correction2, grad_scale;
+    uint32_t chance;
 };
 /* out (double) = sum of squares in fp64 of the box [rows, cols] with row distance ld: 16 lanes per row, rows rising. */
 struct sum_squares_args {
@@ -336,6 +369,7 @@ struct fake_quant_args {
     int round_bf16;
     dptr maxima;
     struct block_grid grid;
+    struct packed_factor packed; /* of y */
 };
 
 /* E4M3 codes: what fake_quant does with `of` (kind FQ_FP8 or FQ_FP8_BLOCK, y unused), as codes [rows, cols] of one byte, rows ldc bytes apart,

@@ -69,8 +69,8 @@ struct model {
     struct tensor_axis axis_attention_q, axis_attention_kv, axis_ffn, axis_vocab;
     struct tape_weight tied; /* the embedding as the head reads it when tied: a gradient buffer of its own */
     bool tied_written;
-    dptr weights, grads, rope;
-    size_t weight_bytes, grad_bytes, rope_bytes;
+    dptr weights, grads, rope, packed;
+    size_t weight_bytes, grad_bytes, rope_bytes, packed_bytes;
     size_t added_bytes; /* gradients that begin with zeros come first in grads */
 };
 
@@ -80,6 +80,10 @@ enum status model_create(struct model_config *config, const struct model_options
 void model_destroy(struct model **m);
 /* The parameter with this role in this layer, or NULL when the model has none. */
 struct model_param *model_find(const struct model *m, enum model_role role, int layer);
+/* Pack the weights of bf16 products once for all forward passes that follow (tape_weight.packed): 2 bytes an element more, at the first call. For
+ * a model whose weights stay as they are from here on, or until this is called again; not for training. Without bf16 it does nothing. Local.
+ * Errors: MEMORY. */
+enum status model_pack(struct model *m, bool invariant);
 /* What the head reads: lm_head, or the tied embedding. Only on the last stage. */
 const struct tape_weight *model_head(const struct model *m);
 /* "model.layers.3.mlp.down_proj.weight" -> "model.layers.3.mlp.down_proj" */
@@ -108,5 +112,7 @@ enum status model_record(struct model *m, struct tape *t, const struct model_sha
 enum status model_init(struct model *m, uint64_t seed, float std);
 /* Begin sums of gradients: zeros, or nothing yet where the first product writes. */
 enum status model_begin_grads(struct model *m);
-/* Before gradients are read: zeros where nothing was written. */
-enum status model_settle_grads(struct model *m);
+/* The byte of `grads` from which on there are only gradients of matrices of layers >= layer, and of the head; grad_bytes where there is none. */
+int64_t model_grads_from(const struct model *m, int layer);
+/* Before the gradients from byte `from` of `grads` on are read: zeros where nothing was written. */
+enum status model_settle_grads(struct model *m, int64_t from);

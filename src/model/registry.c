@@ -233,12 +233,49 @@ enum status model_create(struct model_config *config, const struct model_options
     return st;
 }
 
+/* --- packed weights ---------------------------------------------------------------------------------------------------------- */
+/* The product's segments of k: those of the weight's columns, where the tensor group cuts them. */
+static struct packed_factor packed_cut(const struct model *m, const struct model_param *p, bool invariant) {
+    struct packed_factor f = {.segments = 1, .k = {0, p->w.cols}};
+    if (p->cut == 1) f.segments = tape_cut(m->o.grid, invariant, &p->axis, f.k);
+    return f;
+}
+
+/* at: where the first lies; the bytes of all. count: no more than that. */
+static enum status pack_weights(struct model *m, bool invariant, bool count) {
+    struct arena a;
+    arena_init(&a, "packed weights", m->packed.a, m->packed_bytes);
+    for (int i = 0; i < m->n_params; i++) {
+        struct model_param *p = &m->param[i];
+        struct tape_weight *w = p->role == MODEL_EMBED ? &m->tied : &p->w;
+        const bool head = p->role == MODEL_EMBED && m->config.tied && m->last;
+        struct pack_args x = {.x = w->value, .rows = w->rows, .ldx = w->cols, .is_b = 1};
+        if (!(p->linear || head) || w->rows * w->cols == 0) continue;
+        x.to = packed_cut(m, p, invariant);
+        TM_TRY(arena_take(&a, (size_t)ops_packed_bytes(w->rows, x.to.segments, x.to.k), &x.to.at.a));
+        if (!count) TM_TRY(dev_pack(m->o.dev, &x));
+        w->packed = x.to.at;
+    }
+    m->packed_bytes = a.high;
+    return TM_OK;
+}
+
+enum status model_pack(struct model *m, bool invariant) {
+    if (!m->o.bf16) return TM_OK;
+    if (!m->packed.a) {
+        TM_TRY(pack_weights(m, invariant, true));
+        TM_TRY(dev_alloc(m->o.dev, "packed weights", m->packed_bytes, &m->packed));
+    }
+    return pack_weights(m, invariant, false);
+}
+
 void model_destroy(struct model **model) {
     struct model *m = *model;
     if (!m) return;
     dev_free(m->o.dev, &m->weights);
     dev_free(m->o.dev, &m->grads);
     dev_free(m->o.dev, &m->rope);
+    dev_free(m->o.dev, &m->packed);
     model_config_free(&m->config);
     mem_free(&m->param);
     mem_free(model);
@@ -303,13 +340,23 @@ enum status model_begin_grads(struct model *m) {
                  : TM_OK;
 }
 
-static enum status settle(struct model *m, const struct tape_weight *w) {
-    if (!w->grad.a || !w->written || *w->written) return TM_OK;
+int64_t model_grads_from(const struct model *m, int layer) {
+    uint64_t at = m->grads.a + m->grad_bytes;
+    if (m->tied.grad.a) at = m->tied.grad.a;
+    for (int i = m->n_params - 1; i >= 0; i--) { /* they lie in the order of the list */
+        const struct model_param *p = &m->param[i];
+        if (p->w.grad.a && by_products(p) && (p->layer < 0 || p->layer >= layer)) at = p->w.grad.a;
+    }
+    return (int64_t)(at - m->grads.a);
+}
+
+static enum status settle(struct model *m, const struct tape_weight *w, int64_t from) {
+    if (!w->grad.a || !w->written || *w->written || w->grad.a < m->grads.a + (uint64_t)from) return TM_OK;
     *w->written = true;
     return dev_fill(m->o.dev, &(struct fill_args){.y = w->grad, .n = w->rows * w->cols, .value = 0});
 }
 
-enum status model_settle_grads(struct model *m) {
-    for (int i = 0; i < m->n_params; i++) TM_TRY(settle(m, &m->param[i].w));
-    return settle(m, &m->tied);
+enum status model_settle_grads(struct model *m, int64_t from) {
+    for (int i = 0; i < m->n_params; i++) TM_TRY(settle(m, &m->param[i].w, from));
+    return settle(m, &m->tied, from);
 }

@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "base/mem.h"
+#include "base/rng.h"
 #include "base/str.h"
 
 /* All parameters of the model, also those of other ranks: a name is wrong on every rank or on none. */
@@ -56,7 +57,10 @@ enum status optim_update(struct optim *o, double lr, double grad_scale) {
                            .eps = (float)o->o.eps,
                            .correction1 = (float)(1 - pow(o->o.beta1, (double)o->step)),
                            .correction2 = (float)(1 - pow(o->o.beta2, (double)o->step)),
-                           .grad_scale = (float)grad_scale};
+                           .grad_scale = (float)grad_scale,
+                           .chance = o->o.bf16
+                                         ? (uint32_t)rng_u64(o->o.seed, rng_stream("optim"), (uint64_t)o->step) | 1
+                                         : 0};
     for (int i = 0; i < m->n_params; i++) {
         const struct model_param *p = &m->param[i];
         /* the last stage's copy of a tied embedding has its gradient in the head's buffer */

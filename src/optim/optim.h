@@ -5,6 +5,8 @@
 
 struct optim_adamw {
     double beta1, beta2, eps, decay; /* decay applies to matrices only */
+    bool bf16;                       /* weights become bf16 values at every update, by stochastic rounding */
+    uint64_t seed;                   /* of that */
 };
 
 /* Settings for the parameters whose hub name matches a glob; the first match wins, no match is {1, 1, false}. */

@@ -41,6 +41,7 @@ static enum status agree(struct par_group *g, enum status mine) {
 enum status par_agree(struct par_group *g, enum status mine) {
     if (group_alone(g)) return mine;
     struct call c = call_begin(KIND_agree, g, -1, 2 * (int64_t)sizeof(int));
+    if (mine != TM_OK && mine != TM_STOPPED) watch_failed(mine);
     return call_end(&c, agree(g, mine));
 }
 

@@ -109,8 +109,8 @@ void channel_send(struct beat *b) {
 }
 
 /* Anyone may send to a port: texts end, and show as one line of printable characters. */
-static void clean(char *text) {
-    text[BEAT_TEXT - 1] = '\0';
+static void clean(char *text, size_t n) {
+    text[n - 1] = '\0';
     for (; *text; text++)
         if (*text < ' ' || *text > '~') *text = '?';
 }
@@ -121,10 +121,12 @@ bool channel_receive(struct beat *out) {
     while ((n = recv(ch_.fd, out, sizeof *out, MSG_DONTWAIT | MSG_TRUNC)) >= 0) {
         if (n != sizeof *out || out->magic != BEAT_MAGIC || out->job != ch_.job) continue;
         if (out->rank < 0 || out->rank >= ch_.size) continue;
-        clean(out->stage);
-        clean(out->operation);
-        clean(out->waits_in);
-        clean(out->host);
+        if (out->failed < 0 || out->failed > 255) continue;
+        clean(out->stage, BEAT_TEXT);
+        clean(out->operation, BEAT_TEXT);
+        clean(out->waits_in, BEAT_TEXT);
+        clean(out->host, BEAT_TEXT);
+        clean(out->why, BEAT_WHY);
         return true;
     }
     return false;

@@ -11,7 +11,7 @@
 
 struct par_group;
 
-enum { CHANNEL_MONITORS = 8, BEAT_TEXT = 48 };
+enum { CHANNEL_MONITORS = 8, BEAT_TEXT = 48, BEAT_WHY = 192 };
 
 /* What a rank says of itself. */
 struct beat {
@@ -26,7 +26,9 @@ struct beat {
     char operation[BEAT_TEXT];
     char waits_in[BEAT_TEXT]; /* "tree_sum over tp" */
     char host[BEAT_TEXT];
-    int32_t unused; /* no padding: beats go out as they are */
+    int32_t
+        failed; /* the error that it brought to the agreement it waits in, or 0. (No padding: beats go out as they are) */
+    char why[BEAT_WHY]; /* and its message */
 };
 
 /* Open the socket and learn the monitors' addresses. Collective over the world's group. `host` numbers the machines. No network is no

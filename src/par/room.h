@@ -41,6 +41,7 @@ struct group_comms {
     struct dev_comm *send[NEIGHBOURS], *recv[NEIGHBOURS]; /* NULL: MPI */
     dptr scratch;                                         /* device memory of `all` */
     int64_t chunk;                                        /* its size in floats */
+    double began; /* when the first sum beside the queue was; 0: none since the last join */
 };
 
 struct par_group {
@@ -95,6 +96,9 @@ enum status comms_gather(struct par_group *g, struct dev *d, dptr mine, dptr out
 void watch_enter(enum par_kind kind, const struct par_group *g, int peer);
 void watch_progress(void); /* an MPI call has returned: the clock starts again */
 void watch_leave(void);
+/* This rank waits with an error in an agreement. Where the others wait in something else, which it left, nobody will ever go on: after a while
+ * the watchdog ends the job with that error. */
+void watch_failed(enum status st);
 /* A device's own communicator to keep an eye on, from its opening to its closing; `g` names it. INTERNAL: too many. */
 enum status watch_comm(struct dev_comm *c, const struct par_group *g);
 void watch_comm_end(const struct dev_comm *c);

@@ -1,4 +1,4 @@
-/* The watchdog: a thread that sees communications pass their deadline, says where every rank is, and ends the job.
+/* The watchdog: a thread that sees communications pass their deadline, or ranks wait for one that failed, says where every rank is, and ends the job.
  *
  * Open MPI notices neither a cut network nor a rank that never comes. The thread makes no MPI call; it knows the other ranks by their
  * heartbeats. Monitor 0 (rank 0) reports first. Later monitors, and then the ranks that are no monitors, take their turn in case the earlier
@@ -20,7 +20,8 @@
 #include "par/room.h"
 
 static const double TURN_SECONDS = 3; /* mpirun needs 2 s to kill a rank that catches SIGTERM */
-enum { MAX_LINES = 64 };              /* of a report */
+static const double STRANDED_SECONDS = 5;
+enum { MAX_LINES = 64 }; /* of a report */
 enum { MAX_COMMS = 16, ABORT_SECONDS = 5 };
 
 struct peer {
@@ -123,6 +124,16 @@ void watch_leave(void) {
     if (!dog_.on) return;
     pthread_mutex_lock(&lock_);
     here_.since = 0;
+    here_.beat.failed = 0;
+    pthread_mutex_unlock(&lock_);
+}
+
+void watch_failed(enum status st) {
+    if (!dog_.on) return;
+    pthread_mutex_lock(&lock_);
+    here_.beat.failed = (int32_t)st;
+    memset(here_.beat.why, 0, BEAT_WHY);
+    snprintf(here_.beat.why, BEAT_WHY, "%s", status_message());
     pthread_mutex_unlock(&lock_);
 }
 
@@ -285,6 +296,31 @@ static void report(int late, double now) {
     if (left) log_error("watchdog: and %d more ranks", left);
 }
 
+/* The lowest rank that waits with an error in an agreement while nobody computes and one waits in another call, or -1. Transfers that go on,
+ * if slowly, start the clocks again. */
+static int stranding_rank(double now) {
+    const double least = fmin(STRANDED_SECONDS, dog_.deadline / 2);
+    int failed = -1;
+    if (!dog_.peer) return -1;
+    for (int r = 0; r < dog_.ranks; r++) {
+        if (state_of(r, now) != WAITING || beat_of(r)->waited_s < least) return -1;
+        if (failed < 0 && beat_of(r)->failed) failed = r;
+    }
+    for (int r = 0; r < dog_.ranks && failed >= 0; r++)
+        if (strcmp(beat_of(r)->waits_in, beat_of(failed)->waits_in) != 0) return failed;
+    return -1;
+}
+
+static enum status report_failed(int failed, double now) {
+    const struct beat *b = beat_of(failed);
+    const enum status st = (enum status)b->failed;
+    log_error("%s: rank %d: %s", status_name(st), failed, b->why);
+    report_rank(failed, now);
+    for (int r = 0, lines = 0; r < dog_.ranks && lines < MAX_LINES; r++)
+        if (strcmp(beat_of(r)->waits_in, b->waits_in) != 0 && ++lines) report_rank(r, now);
+    return st;
+}
+
 static void *run(void *unused) {
     double next = 0, report_at = 0, tick = fmin(dog_.period, 0.1);
     struct pollfd p[2] = {{.fd = dog_.stop_fd, .events = POLLIN}, {.fd = channel_fd(), .events = POLLIN}};
@@ -306,13 +342,14 @@ static void *run(void *unused) {
             channel_send(&dog_.seen);
             next = now + dog_.period;
         }
-        int late = late_rank();
-        if (late < 0) {
+        const int late = late_rank(), failed = late < 0 ? stranding_rank(now) : -1;
+        if (late < 0 && failed < 0) {
             report_at = 0;
             continue;
         }
         if (report_at <= 0) report_at = now + turn(now);
         if (now < report_at) continue;
+        if (failed >= 0) end_job(report_failed(failed, now));
         report(late, now);
         end_job(TM_ERR_TIMEOUT);
     }

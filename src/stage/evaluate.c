@@ -36,9 +36,11 @@ static enum status open_all(struct eval *e) {
     e->micro = size_min(s->batch.micro, e->rows);
     TM_TRY(stage_open_model_all(e->r, s, false, e->t, &e->student));
     TM_TRY(stage_open_quant_all(e->r, s, e->student.m, true, &e->quant));
+    TM_TRY(stage_pack_model_all(e->r, s, e->student.m));
     if (!compares(s)) return TM_OK;
     TM_TRY(stage_open_teacher_all(e->r, s, e->t, &e->teacher));
-    return stage_open_teacher_quant_all(e->r, s, e->teacher.m, &e->teacher_quant);
+    TM_TRY(stage_open_teacher_quant_all(e->r, s, e->teacher.m, &e->teacher_quant));
+    return stage_pack_model_all(e->r, s, e->teacher.m);
 }
 
 /* Of a pass of the student that scores. `shape` is borrowed by the pass. */

@@ -42,7 +42,8 @@ static enum status open_all(struct generation *g) {
     model_config_free(&c);
     TM_TRY(par_agree_all(st));
     TM_TRY(stage_open_model_all(g->r, s, false, positions, &g->model));
-    return stage_open_quant_all(g->r, s, g->model.m, true, &g->quant);
+    TM_TRY(stage_open_quant_all(g->r, s, g->model.m, true, &g->quant));
+    return stage_pack_model_all(g->r, s, g->model.m);
 }
 
 static enum status prepare(struct generation *g) {

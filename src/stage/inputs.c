@@ -296,4 +296,8 @@ enum status stage_open_teacher_all(struct stage_run *r, const struct deck_stage 
     return st;
 }
 
+enum status stage_pack_model_all(const struct stage_run *r, const struct deck_stage *s, struct model *m) {
+    return s->numerics.pack_weights ? par_agree_all(model_pack(m, r->invariant)) : TM_OK;
+}
+
 void stage_close_model(struct stage_model *m) { model_destroy(&m->m); }

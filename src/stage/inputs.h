@@ -29,6 +29,9 @@ enum status stage_open_model_all(struct stage_run *r, const struct deck_stage *s
 /* The teacher: teacher.path, or model.path as it came. Collective over the world. */
 enum status stage_open_teacher_all(struct stage_run *r, const struct deck_stage *s, int64_t max_positions,
                                    struct stage_model *out);
+/* Pack the weights of a model that stay as they are for the rest of the stage (model_pack), if the deck wants it. Collective over the world (an
+ * agreement). */
+enum status stage_pack_model_all(const struct stage_run *r, const struct deck_stage *s, struct model *m);
 void stage_close_model(struct stage_model *m);
 
 /* The model's parameters as checkpoint tensors (fp32 masters under their hub names); the caller frees the array with mem_free. Local. */

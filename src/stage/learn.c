@@ -123,7 +123,12 @@ static enum status write_gradients_all(void *context, int64_t step) {
 
 static enum status make_optim(struct learn *l) {
     const struct deck_stage *s = l->s;
-    struct optim_adamw adamw = {s->optim.beta1, s->optim.beta2, s->optim.eps, s->optim.weight_decay};
+    struct optim_adamw adamw = {.beta1 = s->optim.beta1,
+                                .beta2 = s->optim.beta2,
+                                .eps = s->optim.eps,
+                                .decay = s->optim.weight_decay,
+                                .bf16 = !strcmp(s->optim.master, "bf16"),
+                                .seed = (uint64_t)s->run.seed};
     struct optim_group *group = NULL;
     int n = s->optim.groups.n;
     if (n > 0) TM_TRY(mem_alloc(&group, (size_t)n, sizeof *group));
@@ -169,6 +174,7 @@ static enum status open_all(struct learn *l, bool with_teacher) {
     if (with_teacher) {
         TM_TRY(stage_open_teacher_all(l->r, s, t, &l->teacher));
         TM_TRY(stage_open_teacher_quant_all(l->r, s, l->teacher.m, &l->teacher_quant));
+        TM_TRY(stage_pack_model_all(l->r, s, l->teacher.m));
     }
     enum status st = set_losses(l, with_teacher);
     if (st == TM_OK) st = make_passes(l);

@@ -28,13 +28,16 @@ static dptr out_rows(const struct chunk *c, int i) {
     return v == TAPE_NONE ? (dptr){0} : row_of(c, tape_at(c->t, c->op, v), c->t->value[v].cols);
 }
 
+static dptr packed_hidden(const struct chunk *c) { return tape_packed_at(c->t, c->op, c->op->in[IN_HIDDEN]).at; }
+
 static struct par_group *tensor_group(const struct tape *t) { return t->o.grid->tp > 1 ? t->o.grid->tp_group : NULL; }
 static enum status over_tp(const struct chunk *c, dptr x, int64_t n) {
     struct par_group *g = tensor_group(c->t);
     return g ? par_tree_sum(g, c->t->o.dev, x, n, tensor_axis_present(&c->op->u.head.axis, c->t->o.grid->tp)) : TM_OK;
 }
 
-static enum status logits(const struct chunk *c, dptr hidden, const struct tape_weight *w, dptr z) {
+/* packed: of all rows, or 0. */
+static enum status logits(const struct chunk *c, dptr hidden, dptr packed, const struct tape_weight *w, dptr z) {
     struct gemm_args g = {.layout = GEMM_NT,
                           .m = c->rows,
                           .n = w->rows,
@@ -42,7 +45,10 @@ static enum status logits(const struct chunk *c, dptr hidden, const struct tape_
                           .segments = 1,
                           .c = z,
                           .ldc = w->rows,
-                          .bf16 = w->bf16};
+                          .bf16 = w->bf16,
+                          .packed_a = packed,
+                          .packed_b = w->packed,
+                          .packed_row = c->row0};
     g.term[0] = (struct gemm_term){.a = hidden, .b = w->value, .lda = w->cols, .ldb = w->cols, .k = {0, w->cols}};
     return dev_gemm(c->t->o.dev, &g);
 }
@@ -85,7 +91,7 @@ static enum status statistics(const struct chunk *c, dptr z, float inv_temp, dpt
 static enum status kl_part(const struct chunk *c, dptr student_logits, bool gradient) {
     const struct tape_head *h = &c->op->u.head;
     struct dev *d = c->t->o.dev;
-    TM_TRY(logits(c, in_rows(c, IN_TEACHER), h->teacher_w, c->teacher));
+    TM_TRY(logits(c, in_rows(c, IN_TEACHER), (dptr){0}, h->teacher_w, c->teacher));
     TM_TRY(statistics(c, c->teacher, h->inv_temperature, c->teacher_max, out_rows(c, OUT_TEACHER_BEST), c->teacher_sum,
                       (dptr){0}, (dptr){0}));
     dptr max = out_rows(c, OUT_MAX), sum = out_rows(c, OUT_SUM);
@@ -152,7 +158,7 @@ static enum status run_chunk(const struct chunk *c) {
     struct dev *d = c->t->o.dev;
     bool ce = c->t->o.training && h->ce_weight != TAPE_NONE, kl = c->t->o.training && h->kl_weight != TAPE_NONE;
     dptr max = out_rows(c, OUT_MAX), sum = out_rows(c, OUT_SUM), labels = in_rows(c, IN_LABELS), kl_logits = c->student;
-    TM_TRY(logits(c, in_rows(c, IN_HIDDEN), c->op->w[0], c->student));
+    TM_TRY(logits(c, in_rows(c, IN_HIDDEN), packed_hidden(c), c->op->w[0], c->student));
     TM_TRY(statistics(c, c->student, 1, max, out_rows(c, OUT_BEST), sum, labels, out_rows(c, OUT_TARGET)));
     int64_t n = c->rows * c->vocab;
     if (ce && kl) { /* two gradients in place: the second needs logits of its own */
@@ -218,6 +224,9 @@ enum status tape_head(struct tape *t, tape_val hidden, const struct tape_head *h
                          .n_out = OUT_COUNT,
                          .n_w = 1,
                          .w = {h->w},
+                         .factors = h->w->bf16 && !t->o.training && /* its gradients read fp32 */
+                                    (h->chunk % OPS_PACKED_ROWS == 0 || h->chunk >= t->o.tokens),
+                         .cut = {.segments = 1, .k = {0, h->w->cols}},
                          .u.head = *h};
     static const char *const names[OUT_COUNT] = {"head.max",  "head.sum",   "head.target", "head.kl",
                                                  "head.best", "head.tbest", "head.dhidden"};
@@ -242,12 +251,14 @@ enum status tape_head(struct tape *t, tape_val hidden, const struct tape_head *h
 /* --- all logits ---------------------------------------------------------------------------------------------------------- */
 static enum status logits_forward(struct tape *t, const struct tape_op *op) {
     struct chunk c = {.t = t, .op = op, .rows = t->o.tokens};
-    return logits(&c, tape_at(t, op, op->in[0]), op->w[0], tape_at(t, op, op->out[0]));
+    return logits(&c, tape_at(t, op, op->in[0]), packed_hidden(&c), op->w[0], tape_at(t, op, op->out[0]));
 }
 static const struct tape_kind logits_kind = {.name = "logits", .forward = logits_forward, .once = true};
 
 enum status tape_logits(struct tape *t, tape_val hidden, const struct tape_weight *w, tape_val *z) {
     struct tape_op op = {.kind = &logits_kind, .n_in = 1, .in = {hidden}, .n_out = 1, .n_w = 1, .w = {w}};
+    op.factors = w->bf16;
+    op.cut = (struct packed_factor){.segments = 1, .k = {0, w->cols}};
     TM_TRY(tape_value_new(t, "logits", t->o.tokens, w->rows, z));
     t->value[*z].pinned = true;
     op.out[0] = *z;

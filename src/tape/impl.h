@@ -39,6 +39,9 @@ struct tape_op {
     const struct tape_weight *w[TAPE_MAX_LINEAR], *b[TAPE_MAX_LINEAR];
     struct tensor_axis axis[TAPE_MAX_LINEAR];
     int n_w;
+    unsigned packs;                           /* outputs that its forward can leave packed */
+    unsigned factors;                         /* inputs that its forward reads only as a factor A of bf16 products, */
+    struct packed_factor cut;                 /* by these segments (at is not used) */
     bool varies;                              /* what it does depends on more than the values: no graph */
     size_t scratch_forward, scratch_backward; /* bytes */
     union {
@@ -71,7 +74,9 @@ struct tape_value {
     tape_val memory_of; /* shares the memory of this value, or TAPE_NONE */
     bool wants_grad, pinned, grad_pinned;
     bool remade;   /* its producer's remake writes it for the backward pass */
-    int buffer[2]; /* for the forward pass, and what is recomputed or remade for the backward pass */
+    int packed[2]; /* buffers of it as a packed factor: in the forward pass, when recomputed; -1 none */
+    const struct packed_factor *cut; /* how */
+    int buffer[2];                   /* for the forward pass, and what is recomputed or remade for the backward pass */
     int grad_buffer;
 };
 
@@ -79,12 +84,19 @@ struct tape_buffer {
     size_t bytes, offset;
     int from, to; /* on the time line; to < 0: never used */
     bool kept;
+    bool read; /* by somebody, in fp32 */
 };
 
 struct tape_event {
     int op;
     enum tape_mode mode;
     int scratch; /* buffer or -1 */
+};
+
+/* A part of a run: the forward pass; of the backward pass what belongs to one segment, or lies outside of all. */
+struct tape_stretch {
+    int from, to; /* events */
+    int first;    /* tape_told.passed, when it begins */
 };
 
 struct tape {
@@ -96,12 +108,14 @@ struct tape {
     size_t n_op, n_value, n_buffer, n_event, cap_op, cap_value, cap_buffer, cap_event;
     bool *recompute; /* per segment */
     size_t n_segment, cap_segment;
+    struct tape_stretch *stretch; /* [0]: forward */
+    size_t n_stretch, cap_stretch;
     int segment; /* being recorded; -1 none */
     bool finished;
     size_t kept_bytes, scratch_bytes;
     int backward_event; /* first event of the backward part */
     dptr kept, scratch;
-    struct dev_graph **graph; /* [slots][forward, backward]; NULL: runs differ, or wait for other ranks */
+    struct dev_graph **graph; /* [slots][n_stretch]; NULL: runs differ, or wait for other ranks */
     int slot;                 /* of the run in progress */
     const struct tape_event *now;
 };
@@ -112,6 +126,8 @@ enum status tape_op_add(struct tape *t, const struct tape_op *op);
 /* Addresses during a run: of a value and of its gradient as the operation that runs sees them (0: no gradient is wanted), of its scratch. */
 dptr tape_at(struct tape *t, const struct tape_op *op, tape_val v);
 dptr tape_grad_at(struct tape *t, const struct tape_op *op, tape_val v);
+/* v as a packed factor, to be written or read by op now; at.a = 0: it is not. */
+struct packed_factor tape_packed_at(struct tape *t, const struct tape_op *op, tape_val v);
 dptr tape_scratch_at(struct tape *t);
 /* The blocks of an x [N, cols]. */
 struct tape_blocks tape_blocks_of(const struct tape *t, int64_t cols, const struct tape_quantizer *q);
@@ -133,6 +149,8 @@ static inline int tape_grad_adds(const struct tape_weight *w) {
 }
 
 /* The buffer of v as read or written by op in a mode. */
+/* The buffer of v as a packed factor in a mode, where op writes it or reads it so; else -1. */
+int tape_packed_of(const struct tape *t, const struct tape_op *op, tape_val v, enum tape_mode mode);
 int tape_buffer_of(const struct tape *t, const struct tape_op *op, tape_val v, enum tape_mode mode);
 enum status tape_plan(struct tape *t);
 

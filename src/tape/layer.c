@@ -13,7 +13,8 @@ static enum status norm_forward(struct tape *t, const struct tape_op *op) {
                                  .rstd = tape_at(t, op, op->out[2]),
                                  .rows = rows,
                                  .c = c,
-                                 .eps = op->u.norm.eps};
+                                 .eps = op->u.norm.eps,
+                                 .packed = tape_packed_at(t, op, op->out[1])};
     if (delta.a) a.h_out = tape_at(t, op, op->out[0]);
     return dev_rmsnorm_fwd(t->o.dev, &a);
 }
@@ -68,6 +69,7 @@ static enum status add_norm(struct tape *t, struct tape_op *op, int64_t cols, ta
     op->out[0] = sum;
     op->out[1] = *y;
     op->out[2] = rstd;
+    op->packs = op->u.norm.heads == 1 ? 2 : 0;
     if (op->in[1] == TAPE_NONE) t->value[sum].memory_of = op->in[0];
     if (h) *h = sum;
     return tape_op_add(t, op);
@@ -168,7 +170,8 @@ static enum status attention_forward(struct tape *t, const struct tape_op *op) {
                                                           .ldo = a->heads * a->d,
                                                           .window = a->window,
                                                           .scale = a->scale,
-                                                          .bf16 = a->bf16});
+                                                          .bf16 = a->bf16,
+                                                          .packed = tape_packed_at(t, op, op->out[0])});
 }
 
 static enum status attention_backward(struct tape *t, const struct tape_op *op) {
@@ -211,6 +214,7 @@ enum status tape_attention(struct tape *t, tape_val q, tape_val k, tape_val v, t
                          .n_in = 4,
                          .in = {q, k, v, first},
                          .n_out = 2,
+                         .packs = 1,
                          .u.attention = *a,
                          .varies = a->cache != NULL};
     tape_val lse;
@@ -234,7 +238,8 @@ static enum status swiglu_forward(struct tape *t, const struct tape_op *op) {
     return dev_swiglu_fwd(t->o.dev, &(struct swiglu_fwd_args){.g = tape_at(t, op, op->in[0]),
                                                               .u = tape_at(t, op, op->in[1]),
                                                               .y = tape_at(t, op, op->out[0]),
-                                                              .n = elems(t, op->out[0])});
+                                                              .n = elems(t, op->out[0]),
+                                                              .packed = tape_packed_at(t, op, op->out[0])});
 }
 static enum status swiglu_backward(struct tape *t, const struct tape_op *op) {
     return dev_swiglu_bwd(t->o.dev, &(struct swiglu_bwd_args){.g = tape_at(t, op, op->in[0]),
@@ -253,7 +258,7 @@ static const struct tape_kind swiglu_kind = {.name = "swiglu",
                                              .grad_in = 3};
 
 enum status tape_swiglu(struct tape *t, tape_val gate, tape_val up, tape_val *y) {
-    struct tape_op op = {.kind = &swiglu_kind, .n_in = 2, .in = {gate, up}, .n_out = 1};
+    struct tape_op op = {.kind = &swiglu_kind, .n_in = 2, .in = {gate, up}, .n_out = 1, .packs = 1};
     TM_TRY(tape_value_new(t, "swiglu.y", t->value[gate].rows, t->value[gate].cols, y));
     op.out[0] = *y;
     return tape_op_add(t, &op);

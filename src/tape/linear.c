@@ -1,18 +1,34 @@
 /* Column- and row-parallel linear layers, and the embedding: products whose sums over cut dimensions are segmented. */
+#include <string.h>
+
 #include "base/size.h"
 #include "tape/impl.h"
 
-static int segments(const struct tape *t, const struct tensor_axis *a) {
-    return t->o.invariant ? a->segments / t->o.grid->tp : 1;
-}
-
-/* Fill the local segment boundaries of one product term: elements of this rank's part of the axis. */
-static void cut_term(const struct tape *t, const struct tensor_axis *a, struct gemm_term *term) {
-    const struct par_grid *g = t->o.grid;
-    int n = segments(t, a), first = a->segments * g->tp_rank / g->tp;
+int tape_cut(const struct par_grid *g, bool invariant, const struct tensor_axis *a, int64_t *k) {
+    const int n = invariant ? a->segments / g->tp : 1, first = a->segments * g->tp_rank / g->tp;
     int64_t lo, hi;
     tensor_axis_range(a, g->tp_rank, g->tp, &lo, &hi);
-    for (int j = 0; j <= n; j++) term->k[j] = (n == 1 ? (j ? hi : lo) : tensor_axis_lo(a, first + j)) - lo;
+    for (int j = 0; j <= n; j++) k[j] = (n == 1 ? (j ? hi : lo) : tensor_axis_lo(a, first + j)) - lo;
+    return n;
+}
+
+/* y = x w' by the segments of op->cut: x and w packed, where they are. */
+static enum status forward_product(struct tape *t, const struct tape_op *op, const struct tape_weight *w, dptr bias,
+                                   dptr y) {
+    struct gemm_args g = {.layout = GEMM_NT,
+                          .m = t->o.tokens,
+                          .n = w->rows,
+                          .terms = 1,
+                          .segments = op->cut.segments,
+                          .c = y,
+                          .bias = bias,
+                          .ldc = w->rows,
+                          .bf16 = w->bf16,
+                          .packed_a = tape_packed_at(t, op, op->in[0]).at,
+                          .packed_b = w->packed};
+    g.term[0] = (struct gemm_term){.a = tape_at(t, op, op->in[0]), .b = w->value, .lda = w->cols, .ldb = w->cols};
+    memcpy(g.term[0].k, op->cut.k, sizeof g.term[0].k);
+    return dev_gemm(t->o.dev, &g);
 }
 
 /* x <- tree over the tensor group; ranks whose part of the axis is empty contribute nothing. */
@@ -43,12 +59,14 @@ static enum status bias_gradient(struct tape *t, dptr dy, const struct tape_weig
                       &(struct colsum_args){.x = dy, .out = b->grad, .n = t->o.tokens, .c = b->cols, .ld = b->cols});
 }
 
-/* Scratch for an operation whose weights have codes; they must be alike, and nothing of it has a gradient. */
-static enum status plan_fp8(struct tape *t, struct tape_op *op) {
+/* Whether its input is a factor of bf16 products; or scratch for an operation whose weights have codes, which must be alike, and nothing of it
+ * has a gradient. */
+static enum status plan_input(struct tape *t, struct tape_op *op) {
     for (int i = 0; i < op->n_w; i++)
         if (!op->w[i]->fp8 != !op->w[0]->fp8 || (op->w[i]->fp8 && t->o.training))
             return TM_FAIL(TM_ERR_INTERNAL, "tape %s: a linear by codes in part, or in training", t->o.name);
     if (op->w[0]->fp8) op->scratch_forward = tape_fp8_scratch(t, op->w[0]->cols, op->w[0]->fp8);
+    op->factors = op->w[0]->bf16 && !op->w[0]->fp8;
     return TM_OK;
 }
 
@@ -64,43 +82,24 @@ static enum status linear_forward_fp8(struct tape *t, const struct tape_op *op) 
 }
 
 static enum status linear_forward(struct tape *t, const struct tape_op *op) {
-    dptr x = tape_at(t, op, op->in[0]);
     if (op->w[0]->fp8) return linear_forward_fp8(t, op);
-    for (int i = 0; i < op->n_w; i++) {
-        const struct tape_weight *w = op->w[i];
-        struct gemm_args g = {.layout = GEMM_NT,
-                              .m = t->o.tokens,
-                              .n = w->rows,
-                              .terms = 1,
-                              .segments = 1,
-                              .ldc = w->rows,
-                              .bf16 = w->bf16};
-        g.term[0] = (struct gemm_term){.a = x, .b = w->value, .lda = w->cols, .ldb = w->cols, .k = {0, w->cols}};
-        g.c = tape_at(t, op, op->out[i]);
-        if (op->b[i]) g.bias = op->b[i]->value;
-        TM_TRY(dev_gemm(t->o.dev, &g));
-    }
+    for (int i = 0; i < op->n_w; i++)
+        TM_TRY(forward_product(t, op, op->w[i], op->b[i] ? op->b[i]->value : (dptr){0}, tape_at(t, op, op->out[i])));
     return TM_OK;
 }
 
 static enum status linear_backward(struct tape *t, const struct tape_op *op) {
     dptr x = tape_at(t, op, op->in[0]), dx = tape_grad_at(t, op, op->in[0]);
     int64_t c = op->w[0]->cols;
-    struct gemm_args g = {.layout = GEMM_NN,
-                          .m = t->o.tokens,
-                          .n = c,
-                          .terms = op->n_w,
-                          .segments = segments(t, &op->axis[0]),
-                          .c = dx,
-                          .ldc = c,
-                          .bf16 = op->w[0]->bf16};
+    struct gemm_args g = {
+        .layout = GEMM_NN, .m = t->o.tokens, .n = c, .terms = op->n_w, .c = dx, .ldc = c, .bf16 = op->w[0]->bf16};
     for (int i = 0; i < op->n_w; i++) {
         const struct tape_weight *w = op->w[i];
         dptr dy = tape_grad_at(t, op, op->out[i]);
         TM_TRY(weight_gradient(t, dy, x, w));
         TM_TRY(bias_gradient(t, dy, op->b[i]));
         g.term[i] = (struct gemm_term){.a = dy, .b = w->value, .lda = w->rows, .ldb = c};
-        cut_term(t, &op->axis[i], &g.term[i]);
+        g.segments = tape_cut(t->o.grid, t->o.invariant, &op->axis[i], g.term[i].k);
     }
     if (!dx.a) return TM_OK;
     TM_TRY(dev_gemm(t->o.dev, &g));
@@ -120,7 +119,9 @@ enum status tape_linear(struct tape *t, tape_val x, int n, const struct tape_wei
         TM_TRY(tape_value_new(t, "linear.y", t->o.tokens, w[i]->rows, &y[i]));
         op.out[i] = y[i];
     }
-    TM_TRY(plan_fp8(t, &op));
+    op.cut.segments = 1;
+    op.cut.k[1] = w[0]->cols;
+    TM_TRY(plan_input(t, &op));
     return tape_op_add(t, &op);
 }
 
@@ -128,22 +129,12 @@ enum status tape_linear(struct tape *t, tape_val x, int n, const struct tape_wei
 static enum status row_forward(struct tape *t, const struct tape_op *op) {
     const struct tape_weight *w = op->w[0];
     dptr y = tape_at(t, op, op->out[0]);
-    struct gemm_args g = {.layout = GEMM_NT,
-                          .m = t->o.tokens,
-                          .n = w->rows,
-                          .terms = 1,
-                          .segments = segments(t, &op->axis[0]),
-                          .c = y,
-                          .ldc = w->rows,
-                          .bf16 = w->bf16};
-    g.term[0] = (struct gemm_term){.a = tape_at(t, op, op->in[0]), .b = w->value, .lda = w->cols, .ldb = w->cols};
-    cut_term(t, &op->axis[0], &g.term[0]);
     if (w->fp8) {
         struct fp8_factor x;
-        TM_TRY(tape_fp8_input(t, g.term[0].a, w->cols, w->fp8, &x));
-        TM_TRY(tape_fp8_product(t, &x, w, g.segments, g.term[0].k, (dptr){0}, y));
+        TM_TRY(tape_fp8_input(t, tape_at(t, op, op->in[0]), w->cols, w->fp8, &x));
+        TM_TRY(tape_fp8_product(t, &x, w, op->cut.segments, op->cut.k, (dptr){0}, y));
     } else {
-        TM_TRY(dev_gemm(t->o.dev, &g));
+        TM_TRY(forward_product(t, op, w, (dptr){0}, y));
     }
     TM_TRY(tree_over_tp(t, &op->axis[0], y, t->o.tokens * w->rows));
     if (!op->b[0]) return TM_OK;
@@ -178,7 +169,8 @@ enum status tape_linear_row(struct tape *t, tape_val x, const struct tape_weight
         .kind = &row_kind, .n_in = 1, .in = {x}, .n_out = 1, .n_w = 1, .w = {w}, .b = {bias}, .axis = {*axis}};
     TM_TRY(tape_value_new(t, "linear_row.y", t->o.tokens, w->rows, y));
     op.out[0] = *y;
-    TM_TRY(plan_fp8(t, &op));
+    op.cut.segments = tape_cut(t->o.grid, t->o.invariant, axis, op.cut.k);
+    TM_TRY(plan_input(t, &op));
     return tape_op_add(t, &op);
 }
 

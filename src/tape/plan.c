@@ -1,4 +1,4 @@
-/* Planning of a tape: the time line of events, the life of every buffer on it, and offsets by first fit, largest first. */
+/* Planning of a tape: the time line of events and its stretches, the life of every buffer on it, and offsets by first fit, largest first. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -56,6 +56,36 @@ static void find_remade(struct tape *t) {
         if (t->value[i].memory_of != TAPE_NONE) t->value[t->value[i].memory_of].remade = false;
 }
 
+static bool same_cut(const struct packed_factor *a, const struct packed_factor *b) {
+    bool same = a->segments == b->segments;
+    for (int j = 0; same && j <= a->segments; j++) same = a->k[j] == b->k[j];
+    return same;
+}
+
+/* Which values are left packed: made by an operation that can, read by products of its segment. */
+static void find_packed(struct tape *t) {
+    for (size_t i = 0; i < t->n_op; i++)
+        for (int j = 0; j < t->op[i].n_in; j++) {
+            struct tape_value *v = t->op[i].factors >> j & 1 ? &t->value[t->op[i].in[j]] : NULL;
+            if (!v || v->producer < 0 || v->memory_of != TAPE_NONE || v->cut) continue;
+            const struct tape_op *maker = &t->op[v->producer];
+            for (int k = 0; k < maker->n_out && maker->segment == t->op[i].segment; k++)
+                if (maker->out[k] == t->op[i].in[j] && (maker->packs >> k & 1)) v->cut = &t->op[i].cut;
+        }
+    for (size_t i = 0; i < t->n_value; i++)
+        if (t->value[i].memory_of != TAPE_NONE) t->value[t->value[i].memory_of].cut = NULL;
+}
+
+int tape_packed_of(const struct tape *t, const struct tape_op *op, tape_val v, enum tape_mode mode) {
+    const struct tape_value *x = v == TAPE_NONE ? NULL : &t->value[v];
+    if (!x || !x->cut || mode == MODE_BACKWARD || mode == MODE_REMAKE) return -1;
+    const struct tape_op *maker = &t->op[x->producer];
+    bool packed = op == maker;
+    for (int i = 0; i < op->n_in && op->segment == maker->segment && !packed; i++)
+        packed = op->in[i] == v && (op->factors >> i & 1) && same_cut(&op->cut, x->cut);
+    return packed ? x->packed[mode == MODE_RECOMPUTE] : -1;
+}
+
 static enum status add_event(struct tape *t, int op, enum tape_mode mode) {
     const struct tape_op *o = &t->op[op];
     TM_TRY(mem_grow(&t->event, &t->cap_event, t->n_event + 1, sizeof *t->event));
@@ -65,13 +95,25 @@ static enum status add_event(struct tape *t, int op, enum tape_mode mode) {
     return scratch ? new_buffer(t, scratch, &e->scratch) : TM_OK;
 }
 
+/* Where the next event begins another stretch. */
+static enum status begin_stretch(struct tape *t, int first) {
+    TM_TRY(mem_grow(&t->stretch, &t->cap_stretch, t->n_stretch + 1, sizeof *t->stretch));
+    t->stretch[t->n_stretch++] = (struct tape_stretch){(int)t->n_event, (int)t->n_event, first};
+    return TM_OK;
+}
+
 static enum status make_events(struct tape *t) {
+    int lowest = (int)t->n_segment, before = -1; /* segment that has begun; of the events before */
+    TM_TRY(begin_stretch(t, lowest));
     for (size_t i = 0; i < t->n_op; i++) TM_TRY(add_event(t, (int)i, MODE_FORWARD));
     t->backward_event = (int)t->n_event;
-    if (!t->o.training) return TM_OK;
-    for (int last = (int)t->n_op - 1; last >= 0;) {
+    TM_TRY(begin_stretch(t, lowest));
+    for (int last = t->o.training ? (int)t->n_op - 1 : -1; last >= 0;) {
         int first = last, segment = t->op[last].segment;
         while (first > 0 && segment >= 0 && t->op[first - 1].segment == segment) first--;
+        if (segment != before && t->o.grid->dp > 1) TM_TRY(begin_stretch(t, lowest));
+        if (segment >= 0) lowest = segment;
+        before = segment;
         if (recomputed(t, segment))
             for (int i = first; i <= last; i++)
                 if (!t->op[i].kind->once) TM_TRY(add_event(t, i, MODE_RECOMPUTE));
@@ -83,6 +125,8 @@ static enum status make_events(struct tape *t) {
         }
         last = first - 1;
     }
+    for (size_t i = 0; i < t->n_stretch; i++)
+        t->stretch[i].to = i + 1 < t->n_stretch ? t->stretch[i + 1].from : (int)t->n_event;
     return TM_OK;
 }
 
@@ -92,8 +136,11 @@ static enum status make_value_buffers(struct tape *t) {
         if (v->memory_of != TAPE_NONE) continue;
         TM_TRY(new_buffer(t, tape_value_bytes(v), &v->buffer[0]));
         v->buffer[1] = v->buffer[0];
-        if (v->remade || (v->producer >= 0 && recomputed(t, t->op[v->producer].segment)))
-            TM_TRY(new_buffer(t, tape_value_bytes(v), &v->buffer[1]));
+        const bool again = v->producer >= 0 && recomputed(t, t->op[v->producer].segment);
+        const size_t packed = v->cut ? (size_t)ops_packed_bytes(v->rows, v->cut->segments, v->cut->k) : 0;
+        if (v->cut) TM_TRY(new_buffer(t, packed, &v->packed[0]));
+        if (v->cut && again) TM_TRY(new_buffer(t, packed, &v->packed[1]));
+        if (v->remade || again) TM_TRY(new_buffer(t, tape_value_bytes(v), &v->buffer[1]));
     }
     return TM_OK;
 }
@@ -132,6 +179,24 @@ static void touch(struct tape *t, int buffer, int when) {
     b->to = when;
 }
 
+/* Which buffers are read in fp32, by an operation or from outside. */
+static void find_read(struct tape *t) {
+    for (size_t e = 0; e < t->n_event; e++) {
+        const enum tape_mode mode = t->event[e].mode;
+        const struct tape_op *op = &t->op[t->event[e].op];
+        const bool saved = mode == MODE_BACKWARD || mode == MODE_REMAKE;
+        for (int i = 0; i < op->n_in; i++)
+            if (op->in[i] != TAPE_NONE && (!saved || (op->kind->saved_in >> i & 1)) &&
+                tape_packed_of(t, op, op->in[i], mode) < 0)
+                t->buffer[tape_buffer_of(t, op, op->in[i], mode)].read = true;
+        for (int i = 0; i < op->n_out && saved; i++)
+            if (op->out[i] != TAPE_NONE && (op->kind->saved_out >> i & 1))
+                t->buffer[tape_buffer_of(t, op, op->out[i], mode)].read = true;
+    }
+    for (size_t i = 0; i < t->n_value; i++)
+        if (t->value[i].pinned && t->value[i].buffer[0] >= 0) t->buffer[t->value[i].buffer[0]].read = true;
+}
+
 static void touch_event(struct tape *t, int when) {
     const struct tape_event *e = &t->event[when];
     const struct tape_op *op = &t->op[e->op];
@@ -140,18 +205,25 @@ static void touch_event(struct tape *t, int when) {
     touch(t, e->scratch, when);
     for (int i = 0; i < op->n_in; i++) {
         if (op->in[i] == TAPE_NONE) continue;
-        if (!saved || (op->kind->saved_in >> i & 1)) touch(t, tape_buffer_of(t, op, op->in[i], e->mode), when);
+        const int packed = tape_packed_of(t, op, op->in[i], e->mode);
+        touch(t, packed, when);
+        if (packed < 0 && (!saved || (op->kind->saved_in >> i & 1)))
+            touch(t, tape_buffer_of(t, op, op->in[i], e->mode), when);
         if (back && t->value[op->in[i]].grad_reader == e->op) touch(t, t->value[op->in[i]].grad_buffer, when);
     }
     for (int i = 0; i < op->n_out; i++) {
         if (op->out[i] == TAPE_NONE) continue;
-        if (!saved || (outs >> i & 1)) touch(t, tape_buffer_of(t, op, op->out[i], e->mode), when);
+        const int packed = tape_packed_of(t, op, op->out[i], e->mode),
+                  plain = tape_buffer_of(t, op, op->out[i], e->mode);
+        touch(t, packed, when);
+        if ((!saved || (outs >> i & 1)) && (packed < 0 || t->buffer[plain].read)) touch(t, plain, when);
         if (back) touch(t, t->value[op->out[i]].grad_buffer, when);
     }
 }
 
 static void find_lives(struct tape *t) {
     int end = (int)t->n_event;
+    find_read(t);
     for (int i = 0; i < end; i++) touch_event(t, i);
     for (size_t i = 0; i < t->n_value; i++) {
         const struct tape_value *v = &t->value[i];
@@ -217,6 +289,7 @@ static void place_buffers(struct tape *t, int *order, int *room) {
 enum status tape_plan(struct tape *t) {
     int *order;
     find_remade(t);
+    find_packed(t);
     TM_TRY(make_events(t));
     TM_TRY(make_value_buffers(t));
     TM_TRY(make_grad_buffers(t));

@@ -36,7 +36,8 @@ static enum status fake_quant_forward(struct tape *t, const struct tape_op *op) 
                                 .ldx = v->cols,
                                 .ldy = v->cols,
                                 .kind = op->u.quant.kind,
-                                .grid = op->u.quant.blocks.grid};
+                                .grid = op->u.quant.blocks.grid,
+                                .packed = tape_packed_at(t, op, op->out[0])};
     if (op->u.quant.blocks.agreed) {
         a.maxima = tape_scratch_at(t);
         TM_TRY(tape_agree_maxima(t, &op->u.quant.blocks, a.x, v->cols, a.maxima));
@@ -53,7 +54,7 @@ static const struct tape_kind fake_quant_kind = {
 
 enum status tape_fake_quant(struct tape *t, tape_val x, const struct tape_quantizer *q, tape_val *y) {
     const int64_t cols = t->value[x].cols;
-    struct tape_op op = {.kind = &fake_quant_kind, .n_in = 1, .in = {x}, .n_out = 1};
+    struct tape_op op = {.kind = &fake_quant_kind, .n_in = 1, .in = {x}, .n_out = 1, .packs = 1};
     op.u.quant.kind = q->kind;
     op.u.quant.amax = q->amax;
     op.u.quant.blocks = tape_blocks_of(t, cols, q);

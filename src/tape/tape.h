@@ -9,10 +9,13 @@
  * between tape_segment_begin/end with recompute = true keep nothing inside: they run again before their backward. Elsewhere only what is
  * cheap to make (normalized values, activations) is made again, with the same bits.
  *
+ * Packed factors. What only bf16 products (and what comes with them) read is written by the operation that makes it as those products want it
+ * (dev/ops.h, packed_factor), and in fp32 only where something else reads it.
+ *
  * Gradients. A value is read by at most one operation that takes its gradient (the recorder refuses a second one: say tape_fork).
  * Weight gradients are added to tape_weight.grad, so they accumulate over micro-batches in the order of the runs.
  *
- * All functions are Local except tape_run, which is collective over the grid's tensor group. Matrices are [rows, cols] fp32 unless said. */
+ * All functions are Local except those that run, which are collective over the grid's tensor group. Matrices are [rows, cols] fp32 unless said. */
 #pragma once
 
 #include <stdbool.h>
@@ -48,6 +51,7 @@ struct tape_weight {
     dptr grad;          /* 0: frozen. Matrices: like value. Vectors: leaves, see tape_norm and tape_linear */
     int64_t rows, cols; /* of the box (a vector has rows = 1) */
     bool bf16;          /* products with it, and of its gradient, have bf16 factors (gemm_args.bf16) */
+    dptr packed;   /* 0, or the factor B of its forward products, packed by the segments of tape_cut: as value is */
     bool *written; /* whether grad holds something: the first product writes, the others add. NULL: all add. Borrowed */
     const struct tape_fp8 *
         fp8; /* NULL: value serves. Else codes do: in all weights of a tape_linear or none, not for training. Borrowed; as when recorded */
@@ -62,6 +66,9 @@ struct tape_options {
     bool training;  /* plan and run backward */
     bool invariant; /* segmented sums (see par_grid.invariant); false: one segment */
 };
+
+/* How this rank's part of an axis is cut into the segments of a sum: k [OPS_MAX_SEGMENTS + 1], elements of the part. Returns their number. */
+int tape_cut(const struct par_grid *g, bool invariant, const struct tensor_axis *a, int64_t *k);
 
 enum status tape_create(const struct tape_options *o, struct tape **out);
 void tape_destroy(struct tape **t);
@@ -155,3 +162,11 @@ int64_t tape_tokens(const struct tape *t);
 
 enum tape_what { TAPE_FORWARD, TAPE_BACKWARD };
 enum status tape_run(struct tape *t, int slot, enum tape_what what);
+/* Who is told how far a backward pass has come: weight gradients of segment `first` and of all that was recorded after it have what this run adds to
+ * them. Between operations, `first` falling. */
+struct tape_told {
+    enum status (*passed)(void *context, int first);
+    void *context;
+};
+/* tape_run(t, slot, TAPE_BACKWARD), told. The same operations in the same order. */
+enum status tape_run_told(struct tape *t, int slot, const struct tape_told *told);

@@ -13,7 +13,9 @@ int64_t tensor_elems(const struct tensor_desc *t) {
 
 int64_t tensor_box_elems(const struct tensor_box *b) {
     int64_t n = 1;
-    for (int i = 0; i < b->rank; i++) n *= size_max(0, b->hi[i] - b->lo[i]);
+    for (int i = 0; i < b->rank; i++)
+        if (b->hi[i] <= b->lo[i]) return 0; /* others may be of any length */
+    for (int i = 0; i < b->rank; i++) n *= b->hi[i] - b->lo[i];
     return n;
 }
 

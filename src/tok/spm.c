@@ -128,17 +128,18 @@ static enum status read_trainer(struct tok_tables *t, struct model *model, const
 /* NormalizerSpec { precompiled_charsmap = 2, add_dummy_prefix = 3, remove_extra_whitespaces = 4, escape_whitespaces = 5 } */
 static enum status read_normalizer(struct tok_tables *t, struct model *model, const char *where, bool *damaged) {
     struct tok_norm *step;
+    struct message map = {0}; /* of several the last counts */
     TM_TRY(tok_norm_add(t, where, &step));
     step->run = tok_norm_sentencepiece;
     step->keep = &t->pieces.user;
     step->a = step->b = step->c = true;
     for (struct field f; next_field(&model->normalizer, &f, damaged);) {
-        if (f.number == 2 && f.wire == BYTES && f.bytes.n)
-            TM_TRY(tok_charsmap_read((const char *)f.bytes.p, f.bytes.n, where, &step->map));
+        if (f.number == 2 && f.wire == BYTES) map = f.bytes;
         if (f.number == 3 && f.wire == VARINT) step->a = f.value != 0;
         if (f.number == 4 && f.wire == VARINT) step->b = f.value != 0;
         if (f.number == 5 && f.wire == VARINT) step->c = f.value != 0;
     }
+    if (map.n) TM_TRY(tok_charsmap_read((const char *)map.p, map.n, where, &step->map));
     t->pieces.dummy_prefix = step->a;
     t->pieces.strip_blanks = step->b;
     for (struct field f; next_field(&model->denormalizer, &f, damaged);)

@@ -7,13 +7,15 @@
 #include "base/size.h"
 
 /* All logits of a chunk take at most about this many floats, whatever the grid. Each chunk packs the head's weight again, so few large ones
- * are better. Whole blocks of a bf16 sum over tokens: so the chunk does not change results. */
+ * are better. Whole blocks of a bf16 sum over tokens: so the chunk does not change results. Where there is room for it they begin where packed
+ * hidden states can be read. */
 enum { CHUNK_FLOATS = 32 << 20, CHUNK_BLOCK = 32 };
 
 /* Even chunks of at most `most` of n tokens, in whole blocks. */
 static int64_t chunk_rows(int64_t n, int64_t most) {
-    const int64_t blocks = size_max(1, most / CHUNK_BLOCK), chunks = size_ceil_div(n, blocks * CHUNK_BLOCK);
-    return size_min(n, size_ceil_div(size_ceil_div(n, chunks), CHUNK_BLOCK) * CHUNK_BLOCK);
+    const int64_t block = most < OPS_PACKED_ROWS ? CHUNK_BLOCK : OPS_PACKED_ROWS, blocks = size_max(1, most / block),
+                  chunks = size_ceil_div(n, blocks * block);
+    return size_min(n, size_ceil_div(size_ceil_div(n, chunks), block) * block);
 }
 
 static enum status record_head(struct train_pass *p) {
@@ -169,12 +171,12 @@ enum status train_pass_forward(struct train_pass *p, int slot, const struct data
     return send(p, tape_address(p->t, slot, p->io.hidden_out), stage + 1, p->o.tag, &p->send_forward[slot]);
 }
 
-enum status train_pass_backward(struct train_pass *p, int slot) {
+enum status train_pass_backward(struct train_pass *p, int slot, const struct tape_told *told) {
     int stage = p->grid->pp_rank;
     TM_TRY(finish_send(p, &p->send_backward[slot]));
     if (p->io.hidden_out != TAPE_NONE)
         TM_TRY(receive(p, tape_grad_address(p->t, slot, p->io.hidden_out), stage + 1, p->o.tag + 1));
-    TM_TRY(tape_run(p->t, slot, TAPE_BACKWARD));
+    TM_TRY(tape_run_told(p->t, slot, told));
     if (p->io.hidden_in == TAPE_NONE) return TM_OK;
     return send(p, tape_grad_address(p->t, slot, p->io.hidden_in), stage - 1, p->o.tag + 1, &p->send_backward[slot]);
 }

@@ -60,6 +60,7 @@ static enum status fill_batches(struct train_stepper *s, int64_t step, int64_t *
 
 static enum status forward(void *context, int i, int slot) {
     struct train_stepper *s = context;
+    if (fault_here("train", "forward")) return TM_FAIL(TM_ERR_DEVICE, "injected fault: train:forward");
     par_phase("forward");
     TM_TRY(train_pass_forward(s->student, slot, &s->batch[i], s->ce, s->kl));
     return train_pass_fetch(s->student, slot, s->results + i * results_of(s));
@@ -74,12 +75,20 @@ static void tally_step(struct train_stepper *s) {
     }
 }
 
+/* In the last backward pass of a step: layers from `first` of this stage on have their gradients. */
+static enum status passed(void *context, int first) {
+    struct train_stepper *s = context;
+    const struct model *m = s->student->o.model;
+    return optim_grads_close(&s->grads, model_grads_from(m, m->layer0 + first));
+}
+
 static enum status backward(void *context, int i, int slot) {
     struct train_stepper *s = context;
+    const int group = s->n_local / s->grads.groups;
+    const bool last = i + 1 == s->n_local, told = last && par_runs_beside(s->student->grid->dp_group);
     par_phase("backward");
-    TM_TRY(train_pass_backward(s->student, slot));
-    int group = s->n_local / s->grads.groups;
-    return (i + 1) % group == 0 ? optim_grads_push(&s->grads) : TM_OK;
+    TM_TRY(train_pass_backward(s->student, slot, told ? &(struct tape_told){passed, s} : NULL));
+    return (i + 1) % group == 0 && !last ? optim_grads_push(&s->grads) : TM_OK;
 }
 
 static void sum_tallies(const double *slots, int64_t n, struct train_tally *out) {
@@ -112,6 +121,16 @@ static enum status update(struct train_stepper *s, int64_t step, struct train_re
     return s->weights_changed ? s->weights_changed(s->context) : TM_OK;
 }
 
+/* From the batches to the gradients' norm. A rank that fails in it leaves those that wait for it. */
+static enum status differentiate(struct train_stepper *s, int64_t step, double *grad_norm) {
+    TM_TRY(optim_grads_begin(&s->grads));
+    TM_TRY(train_1f1b(s->student->grid, s->n_local, s->student->o.slots, &(struct train_work){s, forward, backward}));
+    TM_TRY(train_pass_drain(s->student));
+    par_note(log_stage(), step, "gradients");
+    TM_TRY(optim_grads_finish(&s->grads));
+    return optim_grads_norm(&s->grads, grad_norm); /* the one wait for the device: all results are here */
+}
+
 enum status train_step_all(struct train_stepper *s, int64_t step, struct train_result *out) {
     const struct par_grid *g = s->student->grid;
     int64_t valid, n = global_micro_batches(s);
@@ -125,12 +144,7 @@ enum status train_step_all(struct train_stepper *s, int64_t step, struct train_r
     s->kl = s->kl_weight * s->student->o.temperature /
             (double)valid; /* T^2 of the loss times 1/T of the logits' gradient */
     for (int64_t i = 0; i < n * TALLY; i++) s->slots[i] = 0;
-    TM_TRY(optim_grads_begin(&s->grads));
-    TM_TRY(train_1f1b(g, s->n_local, s->student->o.slots, &(struct train_work){s, forward, backward}));
-    TM_TRY(train_pass_drain(s->student));
-    par_note(log_stage(), step, "gradients");
-    TM_TRY(optim_grads_finish(&s->grads));
-    TM_TRY(optim_grads_norm(&s->grads, &out->grad_norm)); /* the one wait for the device: all results are here */
+    TM_TRY(par_agree_all(differentiate(s, step, &out->grad_norm)));
     tally_step(s);
     TM_TRY(par_sum_slots_f64(g->world, s->slots, n * TALLY));
     sum_tallies(s->slots, n, &sum);
