@@ -286,7 +286,8 @@ int attn_wgmma_fwd(struct cuda_gpu *g, const struct attn_fwd_args *a, const bf16
 }
 
 /* --- does it serve? --------------------------------------------------------------------------------------------------------------- */
-/* A head of d channels with more than a tile of keys, of which a window hides some: o [T, d] and lse [T] of mma.sync and of wgmma. Probabilities are rounded under different maxima, 2^-18 / 3 in the mean square for each: NMSE below 1e-5 where all is right. */
+/* A head of d channels with more than a tile of keys, of which a window hides some: o [T, d] and lse [T] of mma.sync and of wgmma.
+ * Probabilities are rounded under different maxima, 2^-18 / 3 in the mean square for each: NMSE below 1e-5 where all is right. */
 enum { TRY_T = 160, TRY_WINDOW = 100 };
 static int try_heads(struct cuda_gpu *g, int64_t d, float *work, bool *right) {
     const int64_t in = TRY_T * 3 * d, out = TRY_T * (d + 1);
