@@ -1,4 +1,4 @@
-/* Communicators between devices over NCCL: opening within a deadline, collectives that are exact in any order, messages beside the queue.
+/* Communicators between devices over NCCL: opening within a deadline, collectives that are exact in any order, messages and sums beside the queue.
  *
  * Communicators do not block: NCCL's own thread may still be at a call when it returns, and then nothing else may be queued, so every call
  * settles first. Bytes over the links for n bytes and P ranks: gather n (P - 1) received by each, bcast n, sums and maxima 2 n (P - 1) / P.
@@ -16,6 +16,9 @@
 
 /* Thread blocks of a transfer beside the queue: enough for 100 GB/s, and a tenth of the device while it waits for its peer. */
 enum { SIDE_BLOCKS = 8 };
+/* The priority of sums beside the queue, clamped to the highest: few blocks, which other ranks wait for. They go in where a block of an operation
+ * ends; blocks of all communicators together (at most 32 each, and SIDE_BLOCKS) find room on a device of 108 multiprocessors and more. */
+enum { FIRST = -100 };
 static_assert(sizeof(ncclUniqueId) == CUDA_COMM_ID, "the size of NCCL's id");
 
 struct cuda_comm {
@@ -25,7 +28,11 @@ struct cuda_comm {
     bool grouped; /* between group_begin and group_end */
     void *scratch;
     size_t scratch_bytes;
-    cudaStream_t side;              /* of comm_start */
+    cudaStream_t side, queue; /* of comm_start and comm_beside; the device's own while the other is in its place */
+    cudaEvent_t here, done;   /* where comm_beside began, where what it queued ends */
+    bool timed;
+    std::vector<cudaEvent_t> times; /* timed: two for each stretch */
+    size_t stretches;
     std::vector<cudaEvent_t> spare; /* tickets that came back */
     /* Read by the watchdog's thread: */
     cudaEvent_t last;          /* behind the last transfer */
@@ -83,6 +90,10 @@ int comm_id(void *id) {
     return 0;
 }
 
+static int make_event(cudaEvent_t *out) {
+    return gpu_check(cudaEventCreateWithFlags(out, cudaEventDisableTiming), "making an event");
+}
+
 static int join(struct cuda_comm *c, const struct cuda_comm_options *o) {
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     ncclUniqueId id;
@@ -91,8 +102,11 @@ static int join(struct cuda_comm *c, const struct cuda_comm_options *o) {
     if (o->side) config.maxCTAs = SIDE_BLOCKS;
     GPU_TRY(gpu_check(cudaSetDevice(c->gpu->device), "choosing a device"));
     GPU_TRY(settle(c, ncclCommInitRankConfig(&c->nccl, o->ranks, id, o->rank, &config), "joining a communicator"));
-    GPU_TRY(gpu_check(cudaEventCreateWithFlags(&c->last, cudaEventDisableTiming), "making an event"));
+    GPU_TRY(make_event(&c->last));
     if (o->side) return gpu_check(cudaStreamCreateWithFlags(&c->side, cudaStreamNonBlocking), "making a stream");
+    GPU_TRY(make_event(&c->here));
+    GPU_TRY(make_event(&c->done));
+    GPU_TRY(gpu_check(cudaStreamCreateWithPriority(&c->side, cudaStreamNonBlocking, FIRST), "making a stream"));
     GPU_TRY(gpu_check(cudaMalloc(&c->scratch, o->scratch), "allocating a communicator's memory"));
     c->scratch_bytes = o->scratch;
     return 0;
@@ -102,6 +116,7 @@ int comm_open(struct cuda_gpu *g, const struct cuda_comm_options *o, struct cuda
     struct cuda_comm *c = new cuda_comm();
     c->gpu = g;
     c->deadline = o->deadline_s;
+    c->timed = o->timed;
     int st = join(c, o);
     if (st) {
         (void)comm_abort(c);
@@ -121,7 +136,9 @@ void comm_close(struct cuda_comm *c) {
         }
     }
     for (cudaEvent_t e : c->spare) (void)cudaEventDestroy(e);
-    if (c->last) (void)cudaEventDestroy(c->last);
+    for (cudaEvent_t e : c->times) (void)cudaEventDestroy(e);
+    for (cudaEvent_t e : {c->last, c->here, c->done})
+        if (e) (void)cudaEventDestroy(e);
     if (c->side) (void)cudaStreamDestroy(c->side);
     if (c->scratch) (void)cudaFree(c->scratch);
     delete c;
@@ -235,7 +252,7 @@ int comm_argmax(struct cuda_comm *c, uint64_t value, uint64_t index, int64_t n) 
 
 /* --- messages beside the queue -------------------------------------------------------------------------------------------------- */
 static int take_event(struct cuda_comm *c, cudaEvent_t *out) {
-    if (c->spare.empty()) return gpu_check(cudaEventCreateWithFlags(out, cudaEventDisableTiming), "making an event");
+    if (c->spare.empty()) return make_event(out);
     *out = c->spare.back();
     c->spare.pop_back();
     return 0;
@@ -261,5 +278,50 @@ int comm_wait(struct cuda_comm *c, void *ticket) {
     cudaEvent_t e = (cudaEvent_t)ticket;
     c->spare.push_back(e);
     return gpu_check(cudaStreamWaitEvent(c->gpu->stream, e, 0), "waiting for a message");
+}
+
+/* --- sums beside the queue ------------------------------------------------------------------------------------------------------- */
+/* The beginning or the end of a stretch, where times are wanted. */
+static int mark_time(struct cuda_comm *c, size_t i) {
+    if (!c->timed) return 0;
+    if (i == c->times.size()) {
+        cudaEvent_t e;
+        GPU_TRY(gpu_check(cudaEventCreate(&e), "making an event"));
+        c->times.push_back(e);
+    }
+    return gpu_check(cudaEventRecord(c->times[i], c->side), "marking a time");
+}
+
+static int leave_queue(struct cuda_comm *c) {
+    GPU_TRY(gpu_check(cudaEventRecord(c->here, c->gpu->stream), "marking the queue"));
+    GPU_TRY(gpu_check(cudaStreamWaitEvent(c->side, c->here, 0), "waiting beside the queue"));
+    GPU_TRY(mark_time(c, 2 * c->stretches));
+    c->queue = c->gpu->stream;
+    c->gpu->stream = c->side;
+    return 0;
+}
+
+int comm_beside(struct cuda_comm *c, int on) {
+    if (on) return leave_queue(c);
+    c->gpu->stream = c->queue;
+    GPU_TRY(mark_time(c, 2 * c->stretches + 1));
+    c->stretches += c->timed;
+    return gpu_check(cudaEventRecord(c->done, c->side), "marking a sum");
+}
+
+int comm_join(struct cuda_comm *c) {
+    return gpu_check(cudaStreamWaitEvent(c->gpu->stream, c->done, 0), "waiting for a sum");
+}
+
+int comm_times(struct cuda_comm *c, double (*times)[2], int most, int *n) {
+    *n = (size_t)most < c->stretches ? most : (int)c->stretches;
+    c->stretches = 0;
+    GPU_TRY(gpu_check(cudaEventSynchronize(c->done), "waiting for sums"));
+    for (int i = 0; i < 2 * *n; i++) {
+        float ms;
+        GPU_TRY(gpu_check(cudaEventElapsedTime(&ms, c->times[0], c->times[(size_t)i]), "asking for a time"));
+        times[i / 2][i % 2] = 1e-3 * (double)ms;
+    }
+    return 0;
 }
 #endif

@@ -30,6 +30,9 @@ int comm_max(struct cuda_comm *c, uint64_t x, int64_t n);
 int comm_argmax(struct cuda_comm *c, uint64_t value, uint64_t index, int64_t n);
 int comm_start(struct cuda_comm *c, int send, uint64_t x, size_t bytes, int peer, void **ticket);
 int comm_wait(struct cuda_comm *c, void *ticket);
+int comm_beside(struct cuda_comm *c, int on);
+int comm_join(struct cuda_comm *c);
+int comm_times(struct cuda_comm *c, double (*times)[2], int most, int *n);
 #else
 #define COMM_BUILD ", no NCCL"
 #endif

@@ -218,6 +218,9 @@ static const struct cuda_plugin table = {
     .comm_argmax = comm_argmax,
     .comm_start = comm_start,
     .comm_wait = comm_wait,
+    .comm_beside = comm_beside,
+    .comm_join = comm_join,
+    .comm_times = comm_times,
 #endif
 #define OP(name, ...) .name = gpu_##name,
 #include "dev/ops.def"

@@ -39,7 +39,7 @@ int main(int argc, char **argv) {
     is_int(count(up->w.grad, n_up, NAN), n_up, "a matrix is not touched");
     must(dev_fill(dev, &(struct fill_args){.y = up->w.grad, .n = n_up, .value = 3}));
     *up->w.written = true;
-    must(model_settle_grads(m));
+    must(model_settle_grads(m, 0));
     is_int(count(up->w.grad, n_up, 3), n_up, "what a product wrote stays");
     is_int(count(down->w.grad, n_down, 0), n_down, "what none wrote is zero");
     is_int(count(m->grads, all, NAN), 0, "nothing is left undefined");

@@ -203,6 +203,52 @@ static void collectives(void) {
     deck_machine_free(&m);
 }
 
+/* --- sums beside the backward pass ---------------------------------------------------------------------------------------------------------- */
+/* One rank of two replicas: the head's backward takes h, each of n layers b, and behind each a sum of s seconds is begun. */
+static double step_of(const struct deck_machine *m, int n, double h, double b, double s, struct sim_share *share) {
+    struct trace t = {0};
+    struct cost c = cost_of(m, 2, 0, 1, 1);
+    struct trace_event sum = {.kind = TRACE_GROUP, .what = PAR_TRAFFIC_BESIDE, .group = 'd', .bytes = s};
+    double seconds;
+    add(&t, TRACE_WORK, h, 0, -1, -1);
+    trace_add(&t, sum);
+    for (int l = 0; l < n; l++) {
+        add(&t, TRACE_WORK, b, 0, -1, -1);
+        trace_add(&t, sum);
+    }
+    trace_add(&t, (struct trace_event){.kind = TRACE_GROUP, .what = PAR_TRAFFIC_JOIN, .group = 'd'});
+    must(sim_round(&(struct sim_program){&t, 0, t.n, &c}, 1, share, &seconds));
+    trace_free(&t);
+    cost_free(&c);
+    return seconds;
+}
+
+/* A sum waits for its layer and for the sums before it: with equal ones the step takes h + max(n b + s, (n + 1) s), and n b at most are hidden. All
+ * times are small integers: exactly. */
+static void beside(void) {
+    enum { GPU, HOST, OTHER, MACHINES };
+    struct deck_machine *m[MACHINES] = {[GPU] = machine("version = 1; network = { gbs = 1e-9; };"),
+                                        [HOST] =
+                                            machine("version = 1; rank = { threads = 1; }; network = { gbs = 1e-9; };"),
+                                        [OTHER] = machine(
+                                            "version = 1; network = { gbs = 1e-9; }; program = { overlap = 0.75; };")};
+    static const double times[][3] = {{1, 4, 2}, {1, 2, 4}, {3, 3, 3}, {5, 1, 100}, {2, 7, 0}};
+    struct sim_share x;
+    for (size_t k = 0; k < sizeof times / sizeof *times; k++)
+        for (int n = 1; n <= 33; n += 16) {
+            double h = times[k][0], b = times[k][1], s = times[k][2], all = (n + 1) * s, work = h + n * b;
+            double want = h + fmax(n * b + s, all), got = step_of(m[GPU], n, h, b, s, &x);
+            bool adds = x.work == work && x.replica == want - work && x.hidden == all - x.replica && x.hidden <= n * b;
+            ok(got == want && adds, "%d layers of %g s, sums of %g s: %g s, %g of the sums hidden", n, b, s, got,
+               x.hidden);
+            got = step_of(m[HOST], n, h, b, s, &x);
+            ok(got == work + all && x.hidden == 0, "  on a host all of it shows: %g s", got);
+            got = step_of(m[OTHER], n, h, b, s, &x);
+            ok(got == work + all / 4 && x.hidden == 0, "  with a share that was measured: %g s", got);
+        }
+    for (int i = 0; i < MACHINES; i++) deck_machine_free(&m[i]);
+}
+
 /* --- programs that cannot end --------------------------------------------------------------------------------------------------------------- */
 static enum status two(void (*fill)(struct trace *a, struct trace *b)) {
     struct deck_machine *m = machine("version = 1;");
@@ -253,6 +299,7 @@ int main(void) {
     closed_form();
     uneven_stages();
     collectives();
+    beside();
     broken();
     return tap_done();
 }

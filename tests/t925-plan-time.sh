@@ -80,6 +80,18 @@ plan "$products" --as-ranks 2
 of train | grep -q 'lacks rates of messages: they are left out'
 ok $? "rates that are not known are said to be left out"
 
+# --- products and sums over replicas: a layer's backward takes 0.35 s, the sum of its gradients 0.26 s ---------------------------------
+half=$((3 * (linear + head) * tokens + 7 * attention * 8)) leaves=$((8 * 4 * 9 * 256))
+slow() { plan "ranks_a_node = 8; rank = { $1fp32_gflops = 1; memory_gbs = 1e9; }; node = { gbs = 0.01; };" --as-ranks 2; }
+slow ""
+want=$(awk -v w=$half -v s=$((linear + 4 * head + leaves)) 'BEGIN { printf "%.9g", w / 1e9 + s / 1e7 }')
+near "$(round train)" "$want" 1e-5 "a GPU: only the sums of the lowest layer and of the embedding show"
+want=$(awk -v h=$((3 * linear + 4 * head)) -v r="$(round train)" 'BEGIN { printf "%.1f", 100 * h / 1e7 / r }')
+is "$(share train 'sums over dp beside operations')" "$want" "  the others are hidden"
+slow "threads = 1; "
+want=$(awk -v w=$half -v s=$((4 * linear + 8 * head + leaves)) 'BEGIN { printf "%.9g", w / 1e9 + s / 1e7 }')
+near "$(round train)" "$want" 1e-5 "a host: all of them show"
+
 # --- only files cost ------------------------------------------------------------------------------------------------------------------
 plan 'files = { write_gbs = 0.001; save_gbs = 0.002; draw_gels = 0.01; restore_gels = 0.005; export_gels = 0.1; };'
 near "$(part train checkpoints)" "$(divide $((3 * 12 * params)) 2e6)" 2e-3 "three checkpoints: two within ten steps, one at the end"

@@ -1,6 +1,7 @@
 /* What a run of the emulation tells of itself, and what goes wrong in it on purpose.
  *
- * CUEMU_TRACE=PREFIX: PREFIX.<rank> has a line for each launch (with the kernel's name), wait of the host, allocation and release.
+ * CUEMU_TRACE=PREFIX: PREFIX.<rank> has a line for each launch (with the kernel's name), transfer of NCCL (with its bytes), stream that is to
+ * wait for an event (with its number), wait of the host, allocation and release.
  * CUEMU_FAIL=CALL:ERROR[:RANK]: the runtime's CALL gives this CUDA error on this rank (any); a CALL that is part of a kernel's name makes the kernel
  * fail, as a device does: the error comes with the next wait and stays. */
 #pragma once

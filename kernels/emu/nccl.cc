@@ -14,6 +14,7 @@
 #include <mpi.h>
 #include <vector>
 
+#include "faults.h"
 #include "streams.h"
 
 enum Kind { SEND, REDUCE, GATHER, BROADCAST };
@@ -188,6 +189,7 @@ struct Message : cuemu::Transfer {
 static void start_message(const std::shared_ptr<Message> &m, void *x, cudaStream_t stream) {
     ncclComm *c = m->c;
     int bytes = (int)(m->mine.count * (int64_t)bytes_of(m->mine.type));
+    cuemu::trace(m->send ? "send" : "receive", "message", (size_t)bytes);
     if (m->send) {
         MUST(c, MPI_Isend(&m->word, sizeof m->word, MPI_BYTE, m->peer, TAG_WORD, c->mpi, &m->request[0]));
         MUST(c, MPI_Isend(x, bytes, MPI_BYTE, m->peer, TAG_DATA, c->mpi, &m->request[1]));
@@ -247,6 +249,11 @@ static ncclResult_t meet(ncclComm *c, Word w, cudaStream_t stream) {
     if (depth > 0) die(c, "a collective in a group of messages");
     if (w.count < 0 || w.count > INT_MAX / 8) die(c, "a collective of %lld elements", (long long)w.count);
     cuemu::stream_ready(stream);
+    cuemu::trace("collective",
+                 w.kind == REDUCE   ? "reduce"
+                 : w.kind == GATHER ? "gather"
+                                    : "broadcast",
+                 (size_t)w.count * bytes_of(w.type));
     w.number = c->collectives++;
     for (int r = 0; r < c->ranks; r++) {
         if (r == c->rank) continue;

@@ -19,6 +19,7 @@ struct CUstream_st {
     Transfers waits;
     CUgraph_st *graph = nullptr; /* being recorded */
     bool spoilt = false;
+    size_t number = 0; /* the first that was made is 1 */
 };
 struct CUevent_st {
     Transfers waits;
@@ -72,7 +73,9 @@ void cuemu::stream_ready(cudaStream_t s, const Transfer *next) {
 
 extern "C" {
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned) {
+    static std::atomic<size_t> made;
     *s = new CUstream_st();
+    (*s)->number = ++made;
     return cudaSuccess;
 }
 cudaError_t cudaStreamCreateWithPriority(cudaStream_t *s, unsigned flags, int) {
@@ -131,6 +134,7 @@ cudaError_t cudaStreamQuery(cudaStream_t s) {
     return cudaSuccess;
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned) {
+    cuemu::trace("wait", "stream", of(s)->number);
     std::lock_guard<std::mutex> hold(lock);
     merge(of(s)->waits, e->waits);
     return cudaSuccess;

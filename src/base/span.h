@@ -7,7 +7,7 @@
 
 struct span {
     double begin, end; /* clock_seconds() */
-    const char *kind;  /* "op", "comm", "phase", "stage": static text */
+    const char *kind;  /* "op", "comm", "phase", "stage"; "beside" the others: static text */
     const char *name;  /* lives until span_stop */
 };
 

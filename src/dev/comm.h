@@ -50,6 +50,16 @@ enum status dev_comm_argmax(struct dev_comm *c, dptr value, dptr index, int64_t 
 enum status dev_comm_start(struct dev_comm *c, bool send, dptr x, size_t bytes, int peer, void **ticket);
 enum status dev_comm_wait(struct dev_comm *c, void *ticket);
 
+/* Sums beside the queue: between begin and end, operations that want no work space and calls of this communicator are queued beside what the
+ * device was given before (which they wait for) and what it is given later. After dev_comm_join, what is queued waits for all of them. No
+ * copies from or to the host between begin and end; every begin that gave OK needs its end. */
+enum status dev_comm_beside_begin(struct dev_comm *c);
+enum status dev_comm_beside_end(struct dev_comm *c);
+enum status dev_comm_join(struct dev_comm *c);
+/* Under dev_options.profile, after dev_comm_join: waits for the device; when the stretches since the last call (*n, at most `most`) began and ended,
+ * in seconds from the beginning of the first. Elsewhere *n is 0. */
+enum status dev_comm_times(struct dev_comm *c, double (*times)[2], int most, int *n);
+
 /* Which GPU this is, as the PCI bus has it ("0000:17:00.0"); "" on other backends. Local. */
 const char *dev_address(const struct dev *d);
 /* The same of device number `device` of dev_cuda_devices, before it is opened: 32 bytes. Local. */

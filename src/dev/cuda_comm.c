@@ -6,6 +6,7 @@
 #include "dev/device.h"
 
 struct dev_comm {
+    struct dev *dev;
     const struct cuda_plugin *plugin;
     struct cuda_comm *comm;
 };
@@ -26,12 +27,14 @@ enum status dev_comm_open(struct dev *d, const struct dev_comm_options *o, struc
     *out = NULL;
     if (!dev_comm_serves(d)) return TM_FAIL(TM_ERR_UNSUPPORTED, "%s: no communicators", d->describe);
     TM_TRY(mem_alloc(&c, 1, sizeof *c));
+    c->dev = d;
     c->plugin = cuda_plugin();
     const struct cuda_comm_options to = {.id = o->id,
                                          .ranks = o->ranks,
                                          .rank = o->rank,
                                          .scratch = o->scratch,
                                          .side = o->side,
+                                         .timed = d->profile,
                                          .deadline_s = o->deadline_s};
     enum status st = failed(c->plugin, c->plugin->comm_open(d->gpu, &to, &c->comm));
     if (st != TM_OK) mem_free(&c);
@@ -85,4 +88,19 @@ enum status dev_comm_start(struct dev_comm *c, bool send, dptr x, size_t bytes, 
 }
 enum status dev_comm_wait(struct dev_comm *c, void *ticket) {
     return failed(c->plugin, c->plugin->comm_wait(c->comm, ticket));
+}
+
+enum status dev_comm_beside_begin(struct dev_comm *c) {
+    TM_TRY(failed(c->plugin, c->plugin->comm_beside(c->comm, 1)));
+    c->dev->beside = true;
+    return TM_OK;
+}
+enum status dev_comm_beside_end(struct dev_comm *c) {
+    c->dev->beside = false;
+    return failed(c->plugin, c->plugin->comm_beside(c->comm, 0));
+}
+enum status dev_comm_join(struct dev_comm *c) { return failed(c->plugin, c->plugin->comm_join(c->comm)); }
+enum status dev_comm_times(struct dev_comm *c, double (*times)[2], int most, int *n) {
+    *n = 0;
+    return c->dev->profile ? failed(c->plugin, c->plugin->comm_times(c->comm, times, most, n)) : TM_OK;
 }

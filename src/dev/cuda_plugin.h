@@ -34,6 +34,7 @@ struct cuda_comm_options {
     int ranks, rank;
     size_t scratch;    /* bytes of device memory that comes with it */
     int side;          /* for comm_start alone: leave most of the device to the operations */
+    int timed;         /* comm_times serves */
     double deadline_s; /* of making and of ending it; 0 = none */
 };
 
@@ -94,6 +95,13 @@ struct cuda_plugin {
      * wait for it, and takes *ticket back. */
     int (*comm_start)(struct cuda_comm *c, int send, uint64_t x, size_t bytes, int peer, void **ticket);
     int (*comm_wait)(struct cuda_comm *c, void *ticket);
+    /* Operations and calls of this communicator between comm_beside(c, 1) and comm_beside(c, 0) run beside the device's stream: after what is
+     * queued there now, and after those of the time before. They want no work space, and no copy from or to the host is among them. comm_join
+     * lets what is queued on the device's stream from now on wait for all of them. comm_times (timed, after comm_join) waits for the
+     * device: *n stretches, when each began and ended, in seconds from the beginning of the first. */
+    int (*comm_beside)(struct cuda_comm *c, int on);
+    int (*comm_join)(struct cuda_comm *c);
+    int (*comm_times)(struct cuda_comm *c, double (*times)[2], int most, int *n);
 
 /* The operations of ops.def: queued. */
 #define OP(name, ...) int (*name)(struct cuda_gpu * g, const struct name##_args *a);

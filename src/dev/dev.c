@@ -228,7 +228,8 @@ static enum status count(struct dev *d, int op, const void *args, const struct d
                          enum status st) {
     struct dev_counter *c = &d->counter[op];
     char shape[DEV_SHAPE];
-    if (st == TM_OK && d->profile && d->table->sync) st = d->table->sync(d); /* what is queued has taken no time yet */
+    if (st == TM_OK && d->profile && !d->beside && d->table->sync)
+        st = d->table->sync(d); /* what is queued has taken no time yet */
     if (st != TM_OK) {
         dev_op_shape(op, args, shape, sizeof shape);
         return lost(d, status_context(st, "operation %s (%s): ", dev_op_name(op), shape));

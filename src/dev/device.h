@@ -71,7 +71,8 @@ struct dev {
     int64_t work;     /* the most that an operation has wanted */
     int64_t queued;   /* operations since the last wait */
     int first_queued, last_queued;
-    bool lost; /* an error of the device was told */
+    bool beside; /* what is queued now runs beside the rest: nobody waits for it */
+    bool lost;   /* an error of the device was told */
     struct dev_counter counter[OP_COUNT];
     dev_listener tell; /* NULL: nobody */
     void *tell_context;

@@ -112,5 +112,7 @@ enum status model_record(struct model *m, struct tape *t, const struct model_sha
 enum status model_init(struct model *m, uint64_t seed, float std);
 /* Begin sums of gradients: zeros, or nothing yet where the first product writes. */
 enum status model_begin_grads(struct model *m);
-/* Before gradients are read: zeros where nothing was written. */
-enum status model_settle_grads(struct model *m);
+/* The byte of `grads` from which on there are only gradients of matrices of layers >= layer, and of the head; grad_bytes where there is none. */
+int64_t model_grads_from(const struct model *m, int layer);
+/* Before the gradients from byte `from` of `grads` on are read: zeros where nothing was written. */
+enum status model_settle_grads(struct model *m, int64_t from);

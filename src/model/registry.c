@@ -340,13 +340,23 @@ enum status model_begin_grads(struct model *m) {
                  : TM_OK;
 }
 
-static enum status settle(struct model *m, const struct tape_weight *w) {
-    if (!w->grad.a || !w->written || *w->written) return TM_OK;
+int64_t model_grads_from(const struct model *m, int layer) {
+    uint64_t at = m->grads.a + m->grad_bytes;
+    if (m->tied.grad.a) at = m->tied.grad.a;
+    for (int i = m->n_params - 1; i >= 0; i--) { /* they lie in the order of the list */
+        const struct model_param *p = &m->param[i];
+        if (p->w.grad.a && by_products(p) && (p->layer < 0 || p->layer >= layer)) at = p->w.grad.a;
+    }
+    return (int64_t)(at - m->grads.a);
+}
+
+static enum status settle(struct model *m, const struct tape_weight *w, int64_t from) {
+    if (!w->grad.a || !w->written || *w->written || w->grad.a < m->grads.a + (uint64_t)from) return TM_OK;
     *w->written = true;
     return dev_fill(m->o.dev, &(struct fill_args){.y = w->grad, .n = w->rows * w->cols, .value = 0});
 }
 
-enum status model_settle_grads(struct model *m) {
-    for (int i = 0; i < m->n_params; i++) TM_TRY(settle(m, &m->param[i].w));
-    return settle(m, &m->tied);
+enum status model_settle_grads(struct model *m, int64_t from) {
+    for (int i = 0; i < m->n_params; i++) TM_TRY(settle(m, &m->param[i].w, from));
+    return settle(m, &m->tied, from);
 }

@@ -50,22 +50,35 @@ size_t optim_grads_bytes(const struct optim_grads *g) { return g->m->grad_bytes 
 
 enum status optim_grads_begin(struct optim_grads *g) {
     for (int i = 0; i < 4; i++) g->used[i] = false;
+    g->closed = (int64_t)g->m->grad_bytes;
     return model_begin_grads(g->m);
 }
 
 enum status optim_grads_push(struct optim_grads *g) {
     struct dev *d = g->m->o.dev;
     int i = 0;
-    if (g->groups == 1) return TM_OK;
-    TM_TRY(model_settle_grads(g->m));
+    TM_TRY(model_settle_grads(g->m, 0));
     for (; i < g->n_levels && g->used[i]; i++) { /* two trees of one height make one of the next */
         TM_TRY(dev_add(d, &(struct add_args){.x = g->level[i], .y = g->m->grads, .n = floats(g)}));
         g->used[i] = false;
     }
-    if (i == g->n_levels) return TM_OK; /* the root: it stays in the gradients */
     TM_TRY(dev_copy(d, &(struct copy_args){.x = g->m->grads, .y = g->level[i], .bytes = g->m->grad_bytes}));
     g->used[i] = true;
     return model_begin_grads(g->m);
+}
+
+enum status optim_grads_close(struct optim_grads *og, int64_t from) {
+    struct model *m = og->m;
+    const struct par_grid *g = m->o.grid;
+    const int64_t n = (og->closed - from) / 4;
+    const uint64_t everyone = g->dp < 64 ? (UINT64_C(1) << g->dp) - 1 : UINT64_MAX;
+    const dptr x = dptr_add(m->grads, from);
+    if (n <= 0) return TM_OK;
+    TM_TRY(model_settle_grads(m, from));
+    for (int i = 0; i < og->n_levels; i++) /* the last group meets a full tree of each height */
+        TM_TRY(dev_add(m->o.dev, &(struct add_args){.x = dptr_add(og->level[i], from), .y = x, .n = n}));
+    og->closed = from;
+    return g->dp > 1 ? par_tree_start(g->dp_group, m->o.dev, x, n, everyone) : TM_OK;
 }
 
 /* The gradients of a tied embedding live on the first stage (look-up) and on the last (head): both get look-up + head. */
@@ -96,9 +109,8 @@ enum status optim_grads_finish(struct optim_grads *og) {
     struct model *m = og->m;
     const struct par_grid *g = m->o.grid;
     struct dev *d = m->o.dev;
-    uint64_t everyone = g->dp < 64 ? (UINT64_C(1) << g->dp) - 1 : UINT64_MAX;
-    TM_TRY(model_settle_grads(m));
-    if (g->dp > 1) TM_TRY(par_tree_sum(g->dp_group, d, m->grads, floats(og), everyone));
+    TM_TRY(optim_grads_close(og, 0));
+    if (g->dp > 1) TM_TRY(par_tree_join(g->dp_group));
     for (int i = 0; i < m->n_params; i++) {
         struct model_param *p = &m->param[i];
         int64_t n = tensor_box_elems(&p->desc.box);

@@ -11,8 +11,9 @@ struct optim_grads {
     dptr level[4]; /* partial trees; only when groups > 1 */
     bool used[4];
     int n_levels;
-    dptr tied;  /* the other stage's gradient of a tied embedding */
-    dptr slots; /* fp64 sums of squares, one per parameter and segment */
+    int64_t closed; /* bytes of the gradients from here on are closed */
+    dptr tied;      /* the other stage's gradient of a tied embedding */
+    dptr slots;     /* fp64 sums of squares, one per parameter and segment */
     double *host_slots;
 };
 
@@ -22,8 +23,12 @@ void optim_grads_destroy(struct optim_grads *g);
 size_t optim_grads_bytes(const struct optim_grads *g);
 /* Before the first micro-batch of a step. */
 enum status optim_grads_begin(struct optim_grads *g);
-/* After the last micro-batch of each virtual group of this rank. */
+/* After the last micro-batch of each virtual group of this rank but the last. */
 enum status optim_grads_push(struct optim_grads *g);
+/* In the backward pass of the last micro-batch of the last group, once the gradients from byte `from` on (model_grads_from) are not added to any
+ * more: close their tree over groups and begin their sum over DP. Worth while where that runs beside (par_runs_beside); the bits are those of
+ * optim_grads_finish alone, which closes what is left. Collective over the DP group: the same calls on all its ranks. */
+enum status optim_grads_close(struct optim_grads *g, int64_t from);
 /* After the last group: sum over DP, fold the leaves, add the two uses of a tied embedding. Collective over the grid.
  * Afterwards each parameter's w.grad starts with its full gradient (the box's shape). */
 enum status optim_grads_finish(struct optim_grads *g);

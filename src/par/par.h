@@ -46,6 +46,8 @@ void par_grid_destroy(struct par_grid *g);
 /* What a rank that is imagined would exchange, told as it is asked for. */
 enum par_traffic_kind {
     PAR_TRAFFIC_SUM,    /* `bytes` of every rank reduced, the result on all */
+    PAR_TRAFFIC_BESIDE, /* the same, begun: what comes until the next join may run beside it */
+    PAR_TRAFFIC_JOIN,   /* the end of all that were begun */
     PAR_TRAFFIC_GATHER, /* `bytes` in all, on all */
     PAR_TRAFFIC_BCAST,
     PAR_TRAFFIC_SEND, /* to rank `peer` of the group, queued */
@@ -102,6 +104,12 @@ enum status par_sum_slots_f64(struct par_group *g, double *x, int64_t n);
  * absent rank contributes nothing (its x is not read), everyone receives. With all absent, x becomes +0. Ranks from 64 on have no bit and always contribute. x + nothing = x, bit for bit.
  * Groups whose size is no power of two are summed by the same rule (missing partner = nothing). */
 enum status par_tree_sum(struct par_group *g, struct dev *d, dptr x, int64_t n, uint64_t present);
+/* The same begun, beside what is queued later, which leaves x alone until par_tree_join lets the queue wait for all that were begun; no other
+ * collective of the group comes between. Where MPI serves it is done when it returns: par_runs_beside says whether it is worth while (true of an
+ * imagined group: the listener hears of begun sums and joins). */
+enum status par_tree_start(struct par_group *g, struct dev *d, dptr x, int64_t n, uint64_t present);
+enum status par_tree_join(struct par_group *g);
+bool par_runs_beside(const struct par_group *g);
 /* x[n] <- sum where at most one rank is not +0 (embedding look-ups, target logits); -0 becomes +0. */
 enum status par_sum_one_nonzero(struct par_group *g, struct dev *d, dptr x, int64_t n);
 enum status par_max_f32(struct par_group *g, struct dev *d, dptr x, int64_t n); /* NaN wins */

@@ -41,6 +41,7 @@ struct group_comms {
     struct dev_comm *send[NEIGHBOURS], *recv[NEIGHBOURS]; /* NULL: MPI */
     dptr scratch;                                         /* device memory of `all` */
     int64_t chunk;                                        /* its size in floats */
+    double began; /* when the first sum beside the queue was; 0: none since the last join */
 };
 
 struct par_group {

@@ -6,11 +6,13 @@
  *   slices     rank q gets slice q of all vectors, adds them as the tree, all gather the sums: 2 n (P - 1) / P floats per rank instead of
  *              n log2 P, and good for sizes that are no power of two.
  * Devices with a communicator of their own do the same on the device: two ranks swap, more gather short vectors whole (one transfer instead of
- * log2 P, n (P - 1) floats) and cut long ones into slices; dev_tree_fold and dev_add are the sums. */
+ * log2 P, n (P - 1) floats) and cut long ones into slices; dev_tree_fold and dev_add are the sums. There a sum may also run beside the queue. */
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/fault.h"
 #include "base/size.h"
+#include "base/span.h"
 #include "par/room.h"
 
 enum {
@@ -189,10 +191,15 @@ static enum status tree_sum_device(struct par_group *g, struct dev *d, dptr x, i
     return TM_OK;
 }
 
+/* Nobody to add to. */
+static bool nothing_to_add(const struct par_group *g, const struct dev *d, int64_t n, uint64_t present) {
+    return !g || n == 0 || dev_backend(d) == DEV_PLAN || (g->size == 1 && is_present(present, 0));
+}
+
 enum status par_tree_sum(struct par_group *g, struct dev *d, dptr x, int64_t n, uint64_t present) {
     void *host;
     if (n > 0 && group_told(g, PAR_TRAFFIC_SUM, n * 4, -1, -1)) return TM_OK;
-    if (!g || n == 0 || dev_backend(d) == DEV_PLAN || (g->size == 1 && is_present(present, 0))) return TM_OK;
+    if (nothing_to_add(g, d, n, present)) return TM_OK;
     struct call c = call_begin(KIND_tree_sum, g, -1, n * 4);
     if (g->comms.all) return call_end(&c, tree_sum_device(g, d, x, n, present));
     enum status st = dev_map(d, x, (size_t)n * 4, &host);
@@ -200,4 +207,43 @@ enum status par_tree_sum(struct par_group *g, struct dev *d, dptr x, int64_t n, 
     st = tree_sum(g, host, n, present);
     enum status end = dev_unmap(d, x, (size_t)n * 4, host);
     return call_end(&c, st == TM_OK ? end : st);
+}
+
+/* ---- beside the queue ---- */
+
+bool par_runs_beside(const struct par_group *g) { return g && (g->comms.all || g->listener); }
+
+static enum status start_beside(struct par_group *g, struct dev *d, dptr x, int64_t n, uint64_t present) {
+    if (g->comms.began == 0) g->comms.began = clock_seconds();
+    TM_TRY(dev_comm_beside_begin(g->comms.all));
+    enum status st = tree_sum_device(g, d, x, n, present), end = dev_comm_beside_end(g->comms.all);
+    return st == TM_OK ? end : st;
+}
+
+enum status par_tree_start(struct par_group *g, struct dev *d, dptr x, int64_t n, uint64_t present) {
+    if (n > 0 && group_told(g, PAR_TRAFFIC_BESIDE, n * 4, -1, -1)) return TM_OK;
+    if (nothing_to_add(g, d, n, present)) return TM_OK;
+    if (!g->comms.all) return par_tree_sum(g, d, x, n, present);
+    struct call c = call_begin(KIND_tree_sum, g, -1, n * 4);
+    return call_end(&c, start_beside(g, d, x, n, present));
+}
+
+/* In a profile the queue is empty when a sum is begun: the first begins at once. */
+static enum status show_times(struct par_group *g) {
+    enum { MOST = 512 };
+    double times[MOST][2];
+    int n;
+    TM_TRY(dev_comm_times(g->comms.all, times, MOST, &n));
+    for (int i = 0; i < n; i++)
+        span_add("beside", "tree_sum", g->comms.began + times[i][0], g->comms.began + times[i][1]);
+    return TM_OK;
+}
+
+enum status par_tree_join(struct par_group *g) {
+    if (group_told(g, PAR_TRAFFIC_JOIN, 0, -1, -1) || !g || !g->comms.all || g->comms.began == 0) return TM_OK;
+    struct call c = call_begin(KIND_join, g, -1, 0);
+    enum status st = dev_comm_join(g->comms.all);
+    if (st == TM_OK) st = show_times(g);
+    g->comms.began = 0;
+    return call_end(&c, st);
 }

@@ -96,13 +96,17 @@ static double per_byte(struct cost *c, const struct deck_machine_link *l) {
     return inverse(l->gbs) * (double)c->m->program.element_bytes / 4;
 }
 
+bool cost_beside(const struct cost *c) { return c->m->program.overlap < 0 && c->m->rank.threads == 0; }
+
 static double group_seconds(struct cost *c, const struct trace_event *e) {
     const struct line l = line_of(&c->place, e->group);
     const int64_t node = world_rank(&c->place) / c->m->ranks_a_node;
     double size = (double)l.size, here = 0, moved = e->bytes, steps = ceil(log2(size));
-    if (l.size < 2) return 0;
+    const bool begun = e->what == PAR_TRAFFIC_BESIDE, join = e->what == PAR_TRAFFIC_JOIN;
+    const bool sum = e->what == PAR_TRAFFIC_SUM || begun || join;
+    if (l.size < 2 || (join && cost_beside(c))) return 0;
     for (int64_t i = 0; i < l.size; i++) here += (l.first + i * l.step) / c->m->ranks_a_node == node;
-    if (e->what == PAR_TRAFFIC_SUM && l.size > 2) {
+    if (sum && l.size > 2) {
         moved *= 2 * (size - 1) / size;
         steps *= 2;
     }
@@ -110,7 +114,8 @@ static double group_seconds(struct cost *c, const struct trace_event *e) {
     double near = here > 1 ? moved * (here - 1) / (size - 1) * per_byte(c, &c->m->node) : 0;
     double far = here < size ? moved * (size - here) / (size - 1) * per_byte(c, &c->m->network) : 0;
     double latency = (here < size ? c->m->network.latency_us : c->m->node.latency_us) * 1e-6;
-    double shown = e->group == 'd' && e->what == PAR_TRAFFIC_SUM ? 1 - c->m->program.overlap : 1;
+    if (begun && !cost_beside(c)) latency = 0; /* then they are one sum, of which the join has the latency */
+    double shown = e->group == 'd' && sum ? 1 - fmax(0, c->m->program.overlap) : 1;
     return shown * (steps * latency + fmax(near, far));
 }
 

@@ -21,8 +21,11 @@ struct cost {
 enum status cost_create(const struct deck_machine *m, const struct par_grid *place, bool bf16, struct cost *out);
 void cost_free(struct cost *c);
 
-/* Seconds of an operation or of a sum, gather or broadcast over a group; 0 for messages. */
+/* Seconds of an operation or of a sum, gather or broadcast over a group; 0 for messages. Sums that are begun and do not run beside are one, up to
+ * the join. */
 double cost_seconds(struct cost *c, const struct trace_event *e);
+/* Whether sums that are begun (PAR_TRAFFIC_BESIDE) run beside what comes until the next join: then that is 0 seconds by itself. */
+bool cost_beside(const struct cost *c);
 /* A message to or from `peer` of the pipeline: seconds until its first byte is there, and that its bytes take. */
 void cost_message(struct cost *c, const struct trace_event *e, double *latency, double *transfer);
 /* Nodes that the ranks of the grid fill. */

@@ -104,6 +104,7 @@ static void mean_share(const struct sim_share *share, int pp, struct sim_share *
         mean->work += share[p].work / pp;
         mean->tensor += share[p].tensor / pp;
         mean->replica += share[p].replica / pp;
+        mean->hidden += share[p].hidden / pp;
         mean->message += share[p].message / pp;
         mean->idle += share[p].idle / pp;
     }
@@ -254,10 +255,11 @@ static enum status print_dominant(const struct plan_time *t, struct str *out) {
 }
 
 static enum status print_share(const struct sim_share *h, double round, struct str *out) {
-    return str_printf(out,
-                      "operations %.1f %%, sums over tp %.1f %%, over dp %.1f %%, messages %.1f %%, idle %.1f %%\n",
+    TM_TRY(str_printf(out, "operations %.1f %%, sums over tp %.1f %%, over dp %.1f %%, messages %.1f %%, idle %.1f %%",
                       100 * h->work / round, 100 * h->tensor / round, 100 * h->replica / round,
-                      100 * h->message / round, 100 * h->idle / round);
+                      100 * h->message / round, 100 * h->idle / round));
+    if (h->hidden > 0) TM_TRY(str_printf(out, "; sums over dp beside operations %.1f %%", 100 * h->hidden / round));
+    return str_printf(out, "\n");
 }
 
 enum status plan_time_print(const struct plan_time *t, const struct stage_plan *p, const struct par_grid *g,

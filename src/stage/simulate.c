@@ -17,7 +17,7 @@ struct lane {
 };
 
 struct player {
-    double now;
+    double now, beside, owed; /* sums that were begun: they go on until `beside`, or take `owed` at the join */
     size_t at;
 };
 
@@ -59,14 +59,34 @@ static enum status take(struct sim *s, int p, const struct trace_event *e, bool 
     return TM_OK;
 }
 
+static void begin_sum(const struct cost *c, struct player *me, struct sim_share *h, double seconds) {
+    if (cost_beside(c)) {
+        me->beside = fmax(me->beside, me->now) + seconds;
+        h->hidden += seconds;
+    } else {
+        me->owed += seconds;
+    }
+}
+
 static void spend(struct sim *s, int p, const struct trace_event *e) {
+    struct player *me = &s->player[p];
     double seconds = cost_seconds(s->program[p].cost, e);
     struct sim_share *h = &s->share[p];
+    if (e->kind == TRACE_GROUP && e->what == PAR_TRAFFIC_BESIDE) {
+        begin_sum(s->program[p].cost, me, h, seconds);
+        return;
+    }
+    if (e->kind == TRACE_GROUP && e->what == PAR_TRAFFIC_JOIN) {
+        const double wait = fmax(0, me->beside - me->now);
+        h->hidden -= wait;
+        seconds += me->owed + wait;
+        me->owed = 0;
+    }
     *(e->kind == TRACE_WORK ? &h->work
       : e->group == 't'     ? &h->tensor
       : e->group == 'd'     ? &h->replica
                             : &h->message) += seconds;
-    s->player[p].now += seconds;
+    me->now += seconds;
 }
 
 /* Run stage p as far as it goes. */

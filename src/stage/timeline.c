@@ -48,8 +48,9 @@ static enum status make_lines(const struct par_grid *g, struct str *out) {
     const struct span *v = span_list();
     TM_TRY(name_rank(g, out));
     for (int64_t i = 0; i < span_count(); i++) {
-        TM_TRY(str_printf(out, ",\n{\"ph\": \"X\", \"pid\": %d, \"tid\": 0, \"cat\": \"%s\", \"name\": ", par_rank(),
-                          v[i].kind));
+        const int row = !strcmp(v[i].kind, "beside"); /* rows of their own: they nest with nothing */
+        TM_TRY(str_printf(out, ",\n{\"ph\": \"X\", \"pid\": %d, \"tid\": %d, \"cat\": \"%s\", \"name\": ", par_rank(),
+                          row, v[i].kind));
         TM_TRY(hub_json_string(v[i].name, true, out));
         TM_TRY(str_printf(out, ", \"ts\": %.3f, \"dur\": %.3f}", 1e6 * (v[i].begin - zero_),
                           1e6 * (v[i].end - v[i].begin)));

@@ -93,6 +93,12 @@ struct tape_event {
     int scratch; /* buffer or -1 */
 };
 
+/* A part of a run: the forward pass; of the backward pass what belongs to one segment, or lies outside of all. */
+struct tape_stretch {
+    int from, to; /* events */
+    int first;    /* tape_told.passed, when it begins */
+};
+
 struct tape {
     struct tape_options o;
     struct tape_op *op;
@@ -102,12 +108,14 @@ struct tape {
     size_t n_op, n_value, n_buffer, n_event, cap_op, cap_value, cap_buffer, cap_event;
     bool *recompute; /* per segment */
     size_t n_segment, cap_segment;
+    struct tape_stretch *stretch; /* [0]: forward */
+    size_t n_stretch, cap_stretch;
     int segment; /* being recorded; -1 none */
     bool finished;
     size_t kept_bytes, scratch_bytes;
     int backward_event; /* first event of the backward part */
     dptr kept, scratch;
-    struct dev_graph **graph; /* [slots][forward, backward]; NULL: runs differ, or wait for other ranks */
+    struct dev_graph **graph; /* [slots][n_stretch]; NULL: runs differ, or wait for other ranks */
     int slot;                 /* of the run in progress */
     const struct tape_event *now;
 };

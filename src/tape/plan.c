@@ -1,4 +1,4 @@
-/* Planning of a tape: the time line of events, the life of every buffer on it, and offsets by first fit, largest first. */
+/* Planning of a tape: the time line of events and its stretches, the life of every buffer on it, and offsets by first fit, largest first. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -95,13 +95,25 @@ static enum status add_event(struct tape *t, int op, enum tape_mode mode) {
     return scratch ? new_buffer(t, scratch, &e->scratch) : TM_OK;
 }
 
+/* Where the next event begins another stretch. */
+static enum status begin_stretch(struct tape *t, int first) {
+    TM_TRY(mem_grow(&t->stretch, &t->cap_stretch, t->n_stretch + 1, sizeof *t->stretch));
+    t->stretch[t->n_stretch++] = (struct tape_stretch){(int)t->n_event, (int)t->n_event, first};
+    return TM_OK;
+}
+
 static enum status make_events(struct tape *t) {
+    int lowest = (int)t->n_segment, before = -1; /* segment that has begun; of the events before */
+    TM_TRY(begin_stretch(t, lowest));
     for (size_t i = 0; i < t->n_op; i++) TM_TRY(add_event(t, (int)i, MODE_FORWARD));
     t->backward_event = (int)t->n_event;
-    if (!t->o.training) return TM_OK;
-    for (int last = (int)t->n_op - 1; last >= 0;) {
+    TM_TRY(begin_stretch(t, lowest));
+    for (int last = t->o.training ? (int)t->n_op - 1 : -1; last >= 0;) {
         int first = last, segment = t->op[last].segment;
         while (first > 0 && segment >= 0 && t->op[first - 1].segment == segment) first--;
+        if (segment != before && t->o.grid->dp > 1) TM_TRY(begin_stretch(t, lowest));
+        if (segment >= 0) lowest = segment;
+        before = segment;
         if (recomputed(t, segment))
             for (int i = first; i <= last; i++)
                 if (!t->op[i].kind->once) TM_TRY(add_event(t, i, MODE_RECOMPUTE));
@@ -113,6 +125,8 @@ static enum status make_events(struct tape *t) {
         }
         last = first - 1;
     }
+    for (size_t i = 0; i < t->n_stretch; i++)
+        t->stretch[i].to = i + 1 < t->n_stretch ? t->stretch[i + 1].from : (int)t->n_event;
     return TM_OK;
 }
 

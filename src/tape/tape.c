@@ -16,7 +16,7 @@ enum status tape_create(const struct tape_options *o, struct tape **out) {
 }
 
 static void forget_graphs(struct tape *t) {
-    for (int i = 0; t->graph && i < 2 * t->o.slots; i++) dev_graph_free(&t->graph[i]);
+    for (size_t i = 0; t->graph && i < t->n_stretch * (size_t)t->o.slots; i++) dev_graph_free(&t->graph[i]);
 }
 
 void tape_destroy(struct tape **t) {
@@ -26,6 +26,7 @@ void tape_destroy(struct tape **t) {
     mem_free(&(*t)->buffer);
     mem_free(&(*t)->event);
     mem_free(&(*t)->recompute);
+    mem_free(&(*t)->stretch);
     forget_graphs(*t);
     mem_free(&(*t)->graph);
     mem_free(t);
@@ -110,7 +111,7 @@ enum status tape_finish(struct tape *t) {
     for (size_t i = 0; i < t->n_op; i++) differs = differs || t->op[i].varies;
     TM_TRY(tape_plan(t));
     t->finished = true;
-    return differs ? TM_OK : mem_alloc(&t->graph, (size_t)t->o.slots * 2, sizeof *t->graph);
+    return differs ? TM_OK : mem_alloc(&t->graph, (size_t)t->o.slots * t->n_stretch, sizeof *t->graph);
 }
 
 size_t tape_kept_bytes(const struct tape *t) { return t->kept_bytes; }
@@ -172,15 +173,30 @@ static enum status run_events(struct tape *t, size_t from, size_t to) {
     return TM_OK;
 }
 
-enum status tape_run(struct tape *t, int slot, enum tape_what what) {
-    size_t from = what == TAPE_FORWARD ? 0 : (size_t)t->backward_event;
-    size_t to = what == TAPE_FORWARD ? (size_t)t->backward_event : t->n_event;
+static enum status run_stretch(struct tape *t, size_t k) {
+    const struct tape_stretch *s = &t->stretch[k];
     bool done;
+    if (!t->graph) return run_events(t, (size_t)s->from, (size_t)s->to);
+    struct dev_graph **graph = &t->graph[(size_t)t->slot * t->n_stretch + k];
+    TM_TRY(dev_graph_begin(t->o.dev, graph, &done));
+    return done ? TM_OK : dev_graph_end(t->o.dev, *graph, run_events(t, (size_t)s->from, (size_t)s->to));
+}
+
+static enum status run(struct tape *t, int slot, size_t from, size_t to, const struct tape_told *told) {
     if (!t->finished || slot < 0 || slot >= t->o.slots)
         return TM_FAIL(TM_ERR_INTERNAL, "tape %s: run of slot %d of %d", t->o.name, slot, t->o.slots);
     t->slot = slot;
-    if (!t->graph) return run_events(t, from, to);
-    struct dev_graph **graph = &t->graph[2 * slot + (what != TAPE_FORWARD)];
-    TM_TRY(dev_graph_begin(t->o.dev, graph, &done));
-    return done ? TM_OK : dev_graph_end(t->o.dev, *graph, run_events(t, from, to));
+    for (size_t k = from; k < to; k++) {
+        if (told && k > from) TM_TRY(told->passed(told->context, t->stretch[k].first));
+        TM_TRY(run_stretch(t, k));
+    }
+    return TM_OK;
+}
+
+enum status tape_run(struct tape *t, int slot, enum tape_what what) {
+    return what == TAPE_FORWARD ? run(t, slot, 0, 1, NULL) : run(t, slot, 1, t->n_stretch, NULL);
+}
+
+enum status tape_run_told(struct tape *t, int slot, const struct tape_told *told) {
+    return run(t, slot, 1, t->n_stretch, told);
 }

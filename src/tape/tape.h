@@ -15,7 +15,7 @@
  * Gradients. A value is read by at most one operation that takes its gradient (the recorder refuses a second one: say tape_fork).
  * Weight gradients are added to tape_weight.grad, so they accumulate over micro-batches in the order of the runs.
  *
- * All functions are Local except tape_run, which is collective over the grid's tensor group. Matrices are [rows, cols] fp32 unless said. */
+ * All functions are Local except those that run, which are collective over the grid's tensor group. Matrices are [rows, cols] fp32 unless said. */
 #pragma once
 
 #include <stdbool.h>
@@ -162,3 +162,11 @@ int64_t tape_tokens(const struct tape *t);
 
 enum tape_what { TAPE_FORWARD, TAPE_BACKWARD };
 enum status tape_run(struct tape *t, int slot, enum tape_what what);
+/* Who is told how far a backward pass has come: weight gradients of segment `first` and of all that was recorded after it have what this run adds to
+ * them. Between operations, `first` falling. */
+struct tape_told {
+    enum status (*passed)(void *context, int first);
+    void *context;
+};
+/* tape_run(t, slot, TAPE_BACKWARD), told. The same operations in the same order. */
+enum status tape_run_told(struct tape *t, int slot, const struct tape_told *told);

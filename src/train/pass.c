@@ -171,12 +171,12 @@ enum status train_pass_forward(struct train_pass *p, int slot, const struct data
     return send(p, tape_address(p->t, slot, p->io.hidden_out), stage + 1, p->o.tag, &p->send_forward[slot]);
 }
 
-enum status train_pass_backward(struct train_pass *p, int slot) {
+enum status train_pass_backward(struct train_pass *p, int slot, const struct tape_told *told) {
     int stage = p->grid->pp_rank;
     TM_TRY(finish_send(p, &p->send_backward[slot]));
     if (p->io.hidden_out != TAPE_NONE)
         TM_TRY(receive(p, tape_grad_address(p->t, slot, p->io.hidden_out), stage + 1, p->o.tag + 1));
-    TM_TRY(tape_run(p->t, slot, TAPE_BACKWARD));
+    TM_TRY(tape_run_told(p->t, slot, told));
     if (p->io.hidden_in == TAPE_NONE) return TM_OK;
     return send(p, tape_grad_address(p->t, slot, p->io.hidden_in), stage - 1, p->o.tag + 1, &p->send_backward[slot]);
 }

@@ -51,7 +51,7 @@ size_t train_pass_bytes(const struct train_pass *p, size_t *scratch);
 /* One micro-batch forward in a slot: inputs, receive, run, send. ce and kl: gradient weight per scored token (used when recorded).
  * The teacher, when there is one, runs first. Collective over the tensor group; talks to the neighbouring stages. */
 enum status train_pass_forward(struct train_pass *p, int slot, const struct data_batch *b, double ce, double kl);
-enum status train_pass_backward(struct train_pass *p, int slot);
+enum status train_pass_backward(struct train_pass *p, int slot, const struct tape_told *told); /* told: may be NULL */
 /* Wait for all transfers under way. */
 enum status train_pass_drain(struct train_pass *p);
 

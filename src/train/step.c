@@ -75,12 +75,20 @@ static void tally_step(struct train_stepper *s) {
     }
 }
 
+/* In the last backward pass of a step: layers from `first` of this stage on have their gradients. */
+static enum status passed(void *context, int first) {
+    struct train_stepper *s = context;
+    const struct model *m = s->student->o.model;
+    return optim_grads_close(&s->grads, model_grads_from(m, m->layer0 + first));
+}
+
 static enum status backward(void *context, int i, int slot) {
     struct train_stepper *s = context;
+    const int group = s->n_local / s->grads.groups;
+    const bool last = i + 1 == s->n_local, told = last && par_runs_beside(s->student->grid->dp_group);
     par_phase("backward");
-    TM_TRY(train_pass_backward(s->student, slot));
-    int group = s->n_local / s->grads.groups;
-    return (i + 1) % group == 0 ? optim_grads_push(&s->grads) : TM_OK;
+    TM_TRY(train_pass_backward(s->student, slot, told ? &(struct tape_told){passed, s} : NULL));
+    return (i + 1) % group == 0 && !last ? optim_grads_push(&s->grads) : TM_OK;
 }
 
 static void sum_tallies(const double *slots, int64_t n, struct train_tally *out) {
