@@ -164,7 +164,7 @@ endif
 # The emulated plugin, with SAN of its own: a sanitizer's library is g++'s.
 EMUSAN     := $(if $(filter gcc%,$(notdir $(CC))),$(SAN))
 EMU        := build/emu$(if $(EMUSAN),-$(EMUSAN))
-EMUFLAGS    = -std=c++17 $(if $(EMUSAN),-O1 -Wno-array-bounds,-O2) -g -ffp-contract=off -fPIC -fvisibility=hidden -Wall -Wextra -Wno-unknown-pragmas -Wno-missing-field-initializers \
+EMUFLAGS    = -std=c++17 $(if $(EMUSAN),-O1 -Wno-array-bounds,-O2) -g -ffp-contract=off -fPIC -fvisibility=hidden -Wall -Wextra -Wno-unknown-pragmas -Wno-missing-field-initializers -Wno-psabi \
               $(if $(filter 1,$(WERROR)),-Werror) $(SANFLAGS.$(EMUSAN)) -Ikernels/emu -isystem $(CUDA_HOME)/include $(CUDA_DEFS) -DTEMPER_NCCL=1 \
               -DTEMPER_CUBLASLT=1
 # NCCL is emulated over MPI.

@@ -6,15 +6,10 @@
  * Factors are rounded and laid out by head once (6 bytes an element), since a right tile is read from L2 by every left tile that sees it: forward
  * 128 * 64 * 4 * D FLOPs for 64 * 2 * D * 2 bytes, 128 FLOPs a byte of L2. Scores stay in registers: as accumulators of one product they are
  * the left factor of the next. Two stages of right tiles: one arrives while the other is used. */
-#include "attn.h"
-#include "base/vmath.h"
-#include "packed.h"
+#include "attn_bf16.h"
 
 enum { ROWS = 128, WARPS = ROWS / 16, STAGES = 2 };
 static_assert(WARPS * WARP == ATTN_THREADS, "a warp has 16 left rows");
-typedef uint16_t bf16_t;
-static constexpr float LOG2E = 1.44269504088896341f;
-static constexpr double LN2 = 0.693147180559945309417;
 
 /* Rows in shared memory are 16 bytes longer than D channels: 8 rows at one channel lie in different banks. */
 template <int D> struct bf16_size {
@@ -130,12 +125,6 @@ static __device__ ATTN_PART void channels_product(float (&s)[8][4], const bf16_t
         }
     }
 }
-static __device__ __forceinline__ uint32_t pair(float lo, float hi) {
-    const __nv_bfloat162 x = __floats2bfloat162_rn(lo, hi);
-    uint32_t u;
-    memcpy(&u, &x, sizeof u);
-    return u;
-}
 /* acc [16, D] += s [16, TILE] right [TILE, D], s rounded */
 template <int D>
 static __device__ ATTN_PART void rows_product(float (&acc)[D / 8][4], const float (&s)[8][4], const bf16_t *right) {
@@ -144,7 +133,8 @@ static __device__ ATTN_PART void rows_product(float (&acc)[D / 8][4], const floa
 #pragma unroll
     for (int k = 0; k < 4; k++) {
         const float(&x)[4] = s[2 * k], (&y)[4] = s[2 * k + 1];
-        const uint32_t a[4] = {pair(x[0], x[1]), pair(x[2], x[3]), pair(y[0], y[1]), pair(y[2], y[3])};
+        const uint32_t a[4] = {attn_pair(x[0], x[1]), attn_pair(x[2], x[3]), attn_pair(y[0], y[1]),
+                               attn_pair(y[2], y[3])};
         uint32_t b[4];
 #pragma unroll
         for (int j = 0; j < D / 8; j += 2) {
@@ -152,45 +142,6 @@ static __device__ ATTN_PART void rows_product(float (&acc)[D / 8][4], const floa
             mma_pair(acc[j], acc[j + 1], a, b);
         }
     }
-}
-/* Row e of the lane's two (0: g, 1: g + 8), times `factor`. */
-template <int D>
-static __device__ ATTN_PART void pack_row(const struct packed_out &o, int64_t row, int64_t col,
-                                          const float (&acc)[D / 8][4], int e, float factor, int d) {
-#pragma unroll
-    for (int j = 0; j < D / 8; j++)
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-            const int c = j * 8 + threadIdx.x % 4 * 2 + i;
-            const float x = acc[j][2 * e + i] * factor;
-            if (c < d) packed_store<1>(o, row, col + c, &x);
-        }
-}
-template <int D>
-static __device__ ATTN_PART void store_row(float *to, const float (&acc)[D / 8][4], int e, float factor, int d) {
-#pragma unroll
-    for (int j = 0; j < D / 8; j++) {
-        const int c = j * 8 + threadIdx.x % 4 * 2;
-        const float x = acc[j][2 * e] * factor, y = acc[j][2 * e + 1] * factor;
-        if (c + 2 <= d && ((uintptr_t)(to + c) & 7) == 0) {
-            *reinterpret_cast<float2 *>(to + c) = make_float2(x, y);
-        } else {
-            if (c < d) to[c] = x;
-            if (c + 1 < d) to[c + 1] = y;
-        }
-    }
-}
-static __device__ __forceinline__ float quad_max(float x) {
-#pragma unroll
-    for (int l = 1; l < 4; l *= 2) {
-        const float y = __shfl_xor_sync(0xffffffffu, x, l);
-        x = y > x ? y : x;
-    }
-    return x;
-}
-static __device__ __forceinline__ float quad_sum(float x) {
-    x += __shfl_xor_sync(0xffffffffu, x, 1);
-    return x + __shfl_xor_sync(0xffffffffu, x, 2);
 }
 
 /* --- forward -------------------------------------------------------------------------------------------------------------------- */
@@ -277,8 +228,8 @@ static __global__ void __launch_bounds__(ATTN_THREADS, 1)
         const int64_t row = token + r0 + lane / 4 + 8 * e;
         const float all = quad_sum(sum[e]), inverse = all == 0 ? 0 : 1.0f / all;
         if (at[e] < 0) continue;
-        if (a.o.a) store_row<D>(attn_ptr<float>(a.o) + row * a.ldo + head * d, acc, e, inverse, d);
-        if (o.codes) pack_row<D>(o, row, head * d, acc, e, inverse, d);
+        if (a.o.a) attn_store_row<D>(attn_ptr<float>(a.o) + row * a.ldo + head * d, &acc[0][0], e, inverse, d);
+        if (o.codes) attn_pack_row<D>(o, row, head * d, &acc[0][0], e, inverse, d);
         if (lane % 4 == 0)
             attn_ptr<float>(a.lse)[row * a.hq + head] =
                 all == 0 ? -INFINITY : (float)((double)top[e] * LN2 + vmath_log_wide(all));
@@ -338,7 +289,8 @@ static __global__ void __launch_bounds__(ATTN_THREADS, 1)
 #pragma unroll
     for (int e = 0; e < 2; e++)
         if (at[e] >= 0)
-            store_row<D>(attn_ptr<float>(a.dq) + (token + r0 + lane / 4 + 8 * e) * a.ldq + head * d, acc, e, 1, d);
+            attn_store_row<D>(attn_ptr<float>(a.dq) + (token + r0 + lane / 4 + 8 * e) * a.ldq + head * d, &acc[0][0], e,
+                              1, d);
 }
 
 /* dk and dv of 128 keys of one KV head: transposed, keys are the left rows. What the columns need lies in shared memory: [3][TILE]. */
@@ -394,18 +346,19 @@ static __global__ void __launch_bounds__(ATTN_THREADS, 1)
     for (int e = 0; e < 2; e++) {
         const int key = r0 + lane / 4 + 8 * e;
         if (key >= keys) continue;
-        store_row<D>(attn_ptr<float>(a.dk) + (token + k0 + key) * a.ldk + kv * d, dk, e, 1, d);
-        store_row<D>(attn_ptr<float>(a.dv) + (token + k0 + key) * a.ldv + kv * d, dv, e, 1, d);
+        attn_store_row<D>(attn_ptr<float>(a.dk) + (token + k0 + key) * a.ldk + kv * d, &dk[0][0], e, 1, d);
+        attn_store_row<D>(attn_ptr<float>(a.dv) + (token + k0 + key) * a.ldv + kv * d, &dv[0][0], e, 1, d);
     }
 }
 
 /* --- launching ------------------------------------------------------------------------------------------------------------------ */
 template <int D> static int forward(struct cuda_gpu *g, const struct attn_fwd_args *a, bool *done) {
     const size_t shared = (bf16_size<D>::LEFT + STAGES * 2 * bf16_size<D>::RIGHT) * sizeof(bf16_t);
+    const bool wgmma = g->attn_wgmma && a->scale > 0;
     const int64_t keys = a->t0 + a->t, nq = a->b * a->hq * a->t * D, nkv = a->b * a->hkv * keys * D;
     auto kernel = attn_fwd_bf16_k<D>;
     void *work;
-    if (!(*done = attn_fits(kernel, shared))) return 0;
+    if (!(*done = wgmma || attn_fits(kernel, shared))) return 0;
     GPU_TRY(gpu_work(g, (size_t)(nq + 2 * nkv) * sizeof(bf16_t), &work));
     bf16_t *q = (bf16_t *)work, *k = q + nq, *v = k + nkv;
     const int64_t step = a->tk ? a->tk : a->t;
@@ -414,6 +367,7 @@ template <int D> static int forward(struct cuda_gpu *g, const struct attn_fwd_ar
     add_pack(&all, a->k, a->ldk, a->b, step, keys, a->hkv, a->d, D, k);
     add_pack(&all, a->v, a->ldv, a->b, step, keys, a->hkv, a->d, D, v);
     pack(g, all);
+    if (wgmma) return attn_wgmma_fwd(g, a, q, k, v);
     LAUNCH(kernel, (unsigned)(a->b * a->hq * ((a->t + ROWS - 1) / ROWS)), ATTN_THREADS, shared, g->stream, *a,
            packed_of(&a->packed), q, k, v);
     return gpu_launched("attn_fwd");

@@ -34,7 +34,6 @@ struct gemm_state {
     int multiprocessors, major, minor; /* of the compute capability */
     struct gemm_lt *lt;                /* cuBLASLt; NULL: invariant, or a build without */
     bool wgmma;                        /* gemm_wgmma.cu serves bf16 */
-    void *encode;                      /* the driver's cuTensorMapEncodeTiled, for it */
     bool fp8,
         fp8_lt; /* who multiplies E4M3 codes (gemm_fp8.cu): fp8 tensor cores, else widened to bf16; cuBLASLt, where it can */
 };

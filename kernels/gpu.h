@@ -29,6 +29,8 @@ struct cuda_gpu {
     void *staging;  /* pinned, GPU_STAGING bytes, of which the first `staged` are in use until the next wait */
     size_t staged;
     std::vector<gpu_fetch> fetches;
+    bool attn_wgmma;         /* attn_wgmma.cu serves bf16 */
+    void *encode;            /* the driver's cuTensorMapEncodeTiled, or null: hopper.cu */
     struct gemm_state *gemm; /* of gemm.cu */
 };
 
@@ -56,7 +58,9 @@ int graph_end(struct cuda_gpu *g, struct cuda_graph **out);
 int graph_run(struct cuda_gpu *g, struct cuda_graph *x, int *ran);
 void graph_close(struct cuda_graph *x);
 
+int hopper_open(struct cuda_gpu *g);     /* before gpu_gemm_open */
 int gpu_gemm_open(struct cuda_gpu *g);   /* after the stream; uses the staging memory */
+int gpu_attn_open(struct cuda_gpu *g);   /* the same */
 void gpu_gemm_close(struct cuda_gpu *g); /* releases g->gemm, after the last product */
 
 #define OP(name, ...) int gpu_##name(struct cuda_gpu *g, const struct name##_args *a);

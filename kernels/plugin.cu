@@ -84,23 +84,6 @@ static void close_gpu(struct cuda_gpu *g) {
     delete g;
 }
 
-static int open_gpu(int device, int invariant, struct cuda_gpu **out) {
-    struct cuda_gpu *g = new cuda_gpu();
-    *out = nullptr;
-    g->device = device;
-    g->invariant = invariant;
-    int st = gpu_check(cudaSetDevice(device), "choosing a device");
-    if (!st) st = gpu_check(cudaStreamCreateWithFlags(&g->stream, cudaStreamNonBlocking), "making a stream");
-    if (!st) st = gpu_check(cudaHostAlloc(&g->staging, GPU_STAGING, cudaHostAllocDefault), "allocating staging memory");
-    if (!st) st = gpu_gemm_open(g);
-    if (st) {
-        close_gpu(g);
-        return st;
-    }
-    *out = g;
-    return 0;
-}
-
 static int reserve(struct cuda_gpu *g, size_t bytes, size_t *had) {
     if (had) *had = g->work_bytes;
     if (bytes == g->work_bytes) return 0;
@@ -113,6 +96,27 @@ static int reserve(struct cuda_gpu *g, size_t bytes, size_t *had) {
     g->work_bytes = bytes;
     return 0;
 }
+
+static int open_gpu(int device, int invariant, struct cuda_gpu **out) {
+    struct cuda_gpu *g = new cuda_gpu();
+    *out = nullptr;
+    g->device = device;
+    g->invariant = invariant;
+    int st = gpu_check(cudaSetDevice(device), "choosing a device");
+    if (!st) st = gpu_check(cudaStreamCreateWithFlags(&g->stream, cudaStreamNonBlocking), "making a stream");
+    if (!st) st = gpu_check(cudaHostAlloc(&g->staging, GPU_STAGING, cudaHostAllocDefault), "allocating staging memory");
+    if (!st) st = hopper_open(g);
+    if (!st) st = gpu_gemm_open(g);
+    if (!st) st = gpu_attn_open(g);
+    if (!st) st = reserve(g, 0, nullptr); /* what the trials took */
+    if (st) {
+        close_gpu(g);
+        return st;
+    }
+    *out = g;
+    return 0;
+}
+
 int gpu_work(struct cuda_gpu *g, size_t bytes, void **out) {
     if (bytes > g->work_bytes) GPU_TRY(reserve(g, bytes, nullptr));
     *out = g->work;

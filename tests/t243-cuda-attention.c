@@ -148,11 +148,11 @@ static const struct problem problems[] = {
 };
 
 /* bf16 on tensor cores: not the host's bits, but its bound; a second run gives the same bits. */
-static void tensor_cores(struct dev *cuda, int shape) {
+static void tensor_cores(struct dev *cuda, const struct attn_shape *s, int shape, int runs) {
     float *once = NULL;
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < runs; i++) {
         struct ops_run r = {.d = cuda, .seed = (uint64_t)shape + 1, .bits_only = true};
-        struct attn_problem x = {.s = attn_shapes_bf16[shape]};
+        struct attn_problem x = {.s = s[shape]};
         attn_run(&r, &x, true);
         if (i) {
             ok(!memcmp(once, r.out, r.n * sizeof *once), "  and again the same bits");
@@ -165,6 +165,69 @@ static void tensor_cores(struct dev *cuda, int shape) {
         ops_end(&r);
     }
     mem_free(&once);
+}
+
+/* Hopper's tiles have 128 queries and 128 keys, four tiles of keys or values at once. */
+static const struct attn_shape hopper_shapes[] = {
+    {1, 270, 1, 1, 64, 0, 0, 1},   {1, 129, 2, 1, 128, 0, 2, 1}, {1, 127, 2, 1, 96, 0, 1, 1},
+    {1, 257, 2, 1, 20, 100, 2, 1}, {2, 17, 1, 1, 40, 0, 0, 1},   {1, 260, 1, 1, 64, 2, 1, 1},
+};
+enum { HOPPER_SHAPES = sizeof hopper_shapes / sizeof *hopper_shapes };
+
+/* Forward alone, contiguous, of `b` sequences of T + t0 keys; NaNs in all of those from `spoilt` on. Takes o and lse of the last T rows. */
+static void forward(struct ops_run *r, int64_t b, int64_t t0, int64_t t, int64_t spoilt) {
+    const int64_t hq = 2, hkv = 1, d = 72, n = t0 + t;
+    struct attn_fwd_args f = {.b = b,
+                              .t = t,
+                              .hq = hq,
+                              .hkv = hkv,
+                              .d = d,
+                              .ldq = hq * d,
+                              .ldk = hkv * d,
+                              .ldv = hkv * d,
+                              .ldo = hq * d,
+                              .scale = 0.12f,
+                              .t0 = t0,
+                              .tk = n,
+                              .bf16 = 1};
+    float *q = ops_normal(r, 2 * n * f.ldq, 1), *k = ops_normal(r, 2 * n * f.ldk, 1),
+          *v = ops_normal(r, 2 * n * f.ldv, 1);
+    for (int64_t i = spoilt * n; i < 2 * n; i++)
+        for (int64_t c = 0; c < d; c++) q[i * f.ldq + c] = k[i * f.ldk + c] = v[i * f.ldv + c] = NAN;
+    f.q = dptr_f32(ops_put_f32(r, q, 2 * n * f.ldq), t0 * f.ldq);
+    f.k = ops_put_f32(r, k, 2 * n * f.ldk);
+    f.v = ops_put_f32(r, v, 2 * n * f.ldv);
+    f.o = ops_blank(r, b * t * f.ldo);
+    f.lse = ops_blank(r, b * t * hq);
+    ops_must(dev_attn_fwd(r->d, &f));
+    ops_take(r, f.o, NULL, t * f.ldo);
+    ops_take(r, f.lse, NULL, t * hq);
+}
+/* What lies behind a sequence does not touch it, and rows have the bits that they have in a longer call. */
+static void neighbours(struct dev *cuda) {
+    const int64_t t = 200, late = 70, row = 2 * 72;
+    struct ops_run one = {.d = cuda, .seed = 3}, two = one, part = one;
+    forward(&one, 1, 0, t, 2);
+    forward(&two, 2, 0, t, 1);
+    forward(&part, 1, t - late, late, 2);
+    ok(one.n == two.n && !memcmp(one.out, two.out, one.n * sizeof *one.out),
+       "bf16: NaNs of the next sequence stay there");
+    ok(!memcmp(one.out + (t - late) * row, part.out, (size_t)(late * row) * sizeof *one.out) &&
+           !memcmp(one.out + t * row + (t - late) * 2, part.out + late * row, (size_t)(late * 2) * sizeof *one.out),
+       "bf16: %d late queries have the bits of a call of all %d", (int)late, (int)t);
+    ops_end(&part);
+    ops_end(&two);
+    ops_end(&one);
+}
+/* mma.sync and wgmma: the same numbers but for what probabilities are rounded to, and other bits: they are two kernels. */
+static void two_kernels(struct dev *cuda, struct dev *hopper) {
+    struct ops_run a = {.d = cuda, .seed = 9}, b = {.d = hopper, .seed = 9};
+    forward(&a, 1, 0, 190, 2);
+    forward(&b, 1, 0, 190, 2);
+    ok(memcmp(a.out, b.out, a.n * sizeof *a.out) != 0 && ops_agree(b.out, a.out, a.n, 1e-5),
+       "wgmma has the numbers of mma.sync, not its bits");
+    ops_end(&a);
+    ops_end(&b);
 }
 
 /* The same rows in one call and as a prefill, then steps of a cache: the same bits. */
@@ -206,15 +269,24 @@ static void steps(struct dev *cuda) {
 }
 
 int main(void) {
-    struct dev *host, *cuda;
+    struct dev *host, *cuda, *hopper;
+    setenv("CUEMU_ARCH", "80", 1);
     must(dev_open(&(struct dev_options){.backend = DEV_HOST, .threads = 1, .invariant = true}, &host));
     must(dev_open(&(struct dev_options){.backend = DEV_CUDA, .invariant = true}, &cuda));
     for (size_t i = 0; i < sizeof problems / sizeof *problems; i++) compare(host, cuda, &problems[i], i + 1);
-    for (int i = 0; i < ATTN_SHAPES_BF16; i++) tensor_cores(cuda, i);
+    setenv("CUEMU_ARCH", "90", 1);
+    must(dev_open(&(struct dev_options){.backend = DEV_CUDA, .invariant = true}, &hopper));
+    for (int i = 0; i < ATTN_SHAPES_BF16; i++) tensor_cores(cuda, attn_shapes_bf16, i, 2);
+    for (int i = 0; i < HOPPER_SHAPES; i++) tensor_cores(hopper, hopper_shapes, i, i ? 1 : 2);
+    neighbours(cuda);
+    neighbours(hopper);
+    two_kernels(cuda, hopper);
     steps(cuda);
     struct attn_fwd_args wide = {.b = 1, .t = 1, .hq = 1, .hkv = 1, .d = 321};
     is_status(dev_attn_fwd(cuda, &wide), TM_ERR_UNSUPPORTED);
     ops_work(cuda);
+    ops_work(hopper);
+    dev_close(&hopper);
     dev_close(&cuda);
     dev_close(&host);
     return tap_done();

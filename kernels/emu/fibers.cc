@@ -13,21 +13,7 @@
 #include "context.h"
 #include "faults.h"
 #include "streams.h"
-
-/* The race check: kernels are built with -fsanitize=thread, this file without it but with CUEMU_TSAN. A CUDA thread is a fiber of
- * TSan's; only barriers, warp operations, atomics, and the start and end of a block order them. */
-#if defined(CUEMU_TSAN)
-extern "C" {
-void *__tsan_get_current_fiber(void);
-void *__tsan_create_fiber(unsigned);
-void __tsan_switch_to_fiber(void *, unsigned);
-void __tsan_acquire(void *);
-void __tsan_release(void *);
-}
-#define TSAN(x) x
-#else
-#define TSAN(x) (void)0
-#endif
+#include "tsan.h"
 
 namespace cuemu {
 enum { CALLER = -1, THREADS_MAX = 1024, GUARD = 4096, SHARED_MAX = 227 << 10 };
@@ -71,6 +57,7 @@ static bool runnable(const Block *b, const Fiber *f) {
     case READY: return true;
     case AT_BARRIER: return f->gen != b->gen;
     case AT_WARP_OP: return f->gen != f->slot->gen;
+    case AT_CONDITION: return f->ready(f);
     }
     return false;
 }
@@ -93,13 +80,14 @@ static int next_after(const Block *b, int i) {
 }
 
 [[noreturn]] static void deadlock(const Block *b) {
-    int at_barrier = 0, at_warp = 0;
+    int at_barrier = 0, at_warp = 0, at_condition = 0;
     for (int k = 0; k < b->threads; k++) {
         at_barrier += b->fiber[k].state == AT_BARRIER;
         at_warp += b->fiber[k].state == AT_WARP_OP;
+        at_condition += b->fiber[k].state == AT_CONDITION;
     }
-    die("deadlock: %d thread(s) wait at __syncthreads, %d at a warp operation, %d have exited", at_barrier, at_warp,
-        b->threads - b->live);
+    die("deadlock: %d thread(s) wait at __syncthreads, %d at a warp operation, %d at an mbarrier, %d have exited",
+        at_barrier, at_warp, at_condition, b->threads - b->live);
 }
 
 /* From fiber `from` to fiber `to`; either may be CALLER. Comes back when somebody switches to `from`. */
@@ -125,6 +113,13 @@ static void wait_turn() {
     if (j < 0) deadlock(b);
     if (j != i) switch_to(b, i, j);
     b->fiber[i].state = READY;
+}
+
+void wait_until(bool (*ready)(const Fiber *)) {
+    Fiber *f = cur();
+    f->ready = ready;
+    f->state = AT_CONDITION;
+    wait_turn();
 }
 
 /* --- barriers and warp operations ------------------------------------------------------------------------------------- */
@@ -197,6 +192,7 @@ static void fiber_main() {
     TSAN(__tsan_release(b));
     Fiber *f = cur();
     if (!f->cp->empty()) die("thread exits with cp.async copies not waited for");
+    if (!f->products->empty()) die("thread exits with wgmma products not waited for");
     f->state = DONE;
     b->live--;
     release_barrier(b);
@@ -221,11 +217,12 @@ static void choose_order(int mode, unsigned *rng, std::vector<int> &order, std::
     for (int k = 0; k < n; k++) position[order[k]] = k;
 }
 
-static void start_block(Block *b, std::vector<std::vector<Copy>> &copies) {
+static void start_block(Block *b, std::vector<std::vector<Copy>> &copies, std::vector<std::vector<Product>> &products) {
     int warps = (b->threads + 31) / 32;
     b->live = b->threads;
     b->arrived = 0;
     b->gen = 0;
+    b->mbarriers.clear();
     for (int w = 0; w < warps; w++) {
         b->warp[w].exited = 0;
         for (WarpSlot &s : b->warp[w].slot) s.mask = s.arrived = 0;
@@ -241,6 +238,10 @@ static void start_block(Block *b, std::vector<std::vector<Copy>> &copies) {
         f->cp = &copies[t];
         f->cp->clear();
         f->cpgroup = 0;
+        f->products = &products[t];
+        f->products->clear();
+        f->product_group = 0;
+        f->product_fence = false;
         TSAN(if (!kept.tsan[t]) kept.tsan[t] = __tsan_create_fiber(0));
         f->tsan = kept.tsan[t];
 #if defined(__SANITIZE_ADDRESS__)
@@ -273,6 +274,7 @@ void launch(const char *name, const void *kernel, dim3 grid, dim3 dim, size_t sh
     std::vector<Fiber> fibers(threads);
     std::vector<Warp> warps((threads + 31) / 32);
     std::vector<std::vector<Copy>> copies(threads);
+    std::vector<std::vector<Product>> products(threads);
     std::vector<int> order(threads), position(threads);
     const char *wanted = getenv("CUEMU_ORDER");
     int mode = wanted ? atoi(wanted) : 0;
@@ -295,11 +297,12 @@ void launch(const char *name, const void *kernel, dim3 grid, dim3 dim, size_t sh
         b.idx = make_uint3((unsigned)(i % grid.x), (unsigned)(i / grid.x % grid.y), (unsigned)(i / grid.x / grid.y));
         memset(b.dyn, 0xff, shared_bytes); /* NaNs */
         choose_order(mode, &rng, order, position);
-        start_block(&b, copies);
+        start_block(&b, copies, products);
         running = &b;
         TSAN(__tsan_release(&b));
         switch_to(&b, CALLER, order[0]);
         TSAN(__tsan_acquire(&b));
+        if (!b.bulk.empty()) die("block exits with %zu bulk copies under way", b.bulk.size());
         running = nullptr;
     }
     free(b.dyn);

@@ -23,7 +23,7 @@ struct Context {
 typedef ucontext_t Context;
 #endif
 
-enum FiberState { READY, AT_BARRIER, AT_WARP_OP, DONE };
+enum FiberState { READY, AT_BARRIER, AT_WARP_OP, AT_CONDITION, DONE };
 
 /* A warp operation under way: the lanes of `mask` put their operands into buf[gen & 1] and go on when all have; gen counts up. */
 struct WarpSlot {
@@ -44,6 +44,20 @@ struct Copy {
     int n, group;
 };
 
+/* A wgmma that has not been waited for: its sums x, which hold NaNs until `run` makes them. */
+struct Product {
+    float *x;
+    int group;
+    std::function<void()> run;
+};
+/* A box of a tensor map on its way to shared memory, which holds NaNs until an mbarrier is told of the bytes. */
+struct BulkCopy {
+    uint32_t to;
+    const void *map;
+    int at[3];
+    uint64_t *mbarrier;
+};
+
 struct Fiber {
     Context context;
     uint3 tid;
@@ -54,6 +68,12 @@ struct Fiber {
     void *tsan;
     std::vector<Copy> *cp;
     int cpgroup; /* the next copy's group */
+    std::vector<Product> *products;
+    int product_group;            /* of the next product */
+    bool product_fence;           /* registers are ordered before it */
+    bool (*ready)(const Fiber *); /* AT_CONDITION */
+    uint64_t *mbarrier;           /* that it waits for, */
+    int parity;                   /* and the phase */
 };
 
 struct Block {
@@ -68,6 +88,8 @@ struct Block {
     Warp *warp;
     const int *order, *position; /* the order in which fibers get their turns, and its inverse */
     int greedy; /* 1, -1: the running warp goes on for as long as it can, its lanes rising or falling; 0: no */
+    std::vector<uint64_t *> mbarriers; /* that this block has initialised */
+    std::vector<BulkCopy> bulk;
     const std::function<void()> *body;
     Context caller;
     const void *caller_stack; /* for AddressSanitizer */
@@ -86,8 +108,23 @@ void syncthreads();
 /* Deposits n bytes (at most 32) of this lane, waits for all lanes of the mask, and tells the slot; returns the generation whose
  * buffer slot->buf[generation & 1] holds every lane's bytes until this lane's next warp operation. */
 unsigned warp_sync(uint32_t mask, const void *in, int n, WarpSlot **slot);
+/* Other fibers run until `ready` of this one. */
+void wait_until(bool (*ready)(const Fiber *));
 /* Prints one line with the block and thread, and aborts. */
 [[noreturn]] void die(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* hopper.cc: the mbarriers, bulk copies and shared addresses of hopper.h. Dynamic shared memory begins at an address that is no multiple of
+ * 1024, as it may behind other shared memory. */
+enum { SHARED_BASE = 1024 + 128 };
+void mbarrier_init(uint64_t *b, int count);
+void mbarrier_arrive(uint64_t *b, int bytes); /* bytes: that it expects besides */
+void mbarrier_wait(uint64_t *b, int parity);
+int bulk_bytes(const void *map); /* of a box */
+void bulk_load(uint32_t to, const void *map, int x, int y, int z, uint64_t *b);
+uint32_t shared_address(const void *p);
+inline char *shared_pointer(uint32_t a) { return (char *)running->dyn + ((int64_t)a - SHARED_BASE); }
+/* Where the 128-byte swizzle puts the byte of address a: bits 4-6 are flipped by bits 7-9. */
+inline uint32_t swizzled(uint32_t a) { return a ^ (a >> 7 & 7) << 4; }
 
 /* cudart.cc: how much dynamic shared memory a kernel may have (cudaFuncSetAttribute). */
 size_t shared_limit(const void *kernel);
