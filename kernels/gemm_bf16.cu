@@ -4,9 +4,10 @@
  * Inside a step the tensor core adds 16 products and the sum so far in its own way, so these are not the host's bits. Bound: NMSE <= 1e-9
  * against the fp64 product of the rounded factors. Bits do not depend on m, n, tile or split, since every kernel here makes the same steps.
  *
- * Factors are fp32 in memory. They are rounded to bf16 and laid out along k once (6 bytes an element), since a tile reads its factors from L2
- * n / 128 times: 128 x 128 x 32 is 1 MFLOP for 16 KiB, 64 FLOPs a byte of L2 (H100: 5.5 TB/s, so up to 350 TFLOP/s; from fp32, half). Few rows
- * (m <= 16: decoding) are bound by reading B once, and round on the way to shared memory. */
+ * Factors are fp32 in memory, or packed already (packed.h): by gpu_pack, or by the operation whose result they are. What is fp32 is rounded to
+ * bf16 and laid out along k once (6 bytes an element), since a tile reads its factors from L2 n / 128 times: 128 x 128 x 32 is 1 MFLOP for
+ * 16 KiB, 64 FLOPs a byte of L2 (H100: 5.5 TB/s, so up to 350 TFLOP/s; from fp32, half). Few rows (m <= 16: decoding) are bound by reading B
+ * once; factors in fp32 are rounded on the way to shared memory. */
 #include <type_traits>
 
 #include "gemm_bf16.h"
