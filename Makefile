@@ -229,7 +229,7 @@ prove: $(BUILD)/temper $(TESTB) $(if $(PROVE_EMU),emu)
 test-emu: ## the CUDA kernels on the CPU: orders of execution, races, bounds, planted bugs: make test-emu [TESTS=t241] [COVERAGE=1]
 	@scripts/setup
 	@$(MAKE) --no-print-directory $(BUILD)/temper $(TESTB)
-	@$(if $(SANS),SANS="$(SANS)") scripts/test-emu $(BUILD) $(TESTS)
+	@$(if $(SANS),SANS="$(SANS)") $(if $(ORDERS),ORDERS="$(ORDERS)") scripts/test-emu $(BUILD) $(TESTS)
 
 CLUSTER := $(BUILD)/temper $(BUILD)/tests/e2e-compare $(BUILD)/tests/t531-ckpt-save
 test-cluster: $(CLUSTER) ## jobs on a real Slurm, several hosts, faults: make test-cluster [TESTS=c1] (root; packages: scripts/test-cluster)
