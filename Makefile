@@ -222,7 +222,7 @@ test-all: ## tier 2 too, then all of tier 1 with clang and with address and unde
 	@$(MAKE) --no-print-directory prove SAN=asan
 # The emulated plugin is among what is tested where a toolkit's headers and a C++ compiler are.
 PROVE_EMU := $(and $(CUDA_HERE),$(shell command -v $(CXX)))
-prove: $(BUILD)/temper $(TESTB) $(if $(PROVE_EMU),emu)
+prove: $(BUILD)/temper $(TESTB) $(BUILD)/tests/bench-dev.o $(if $(PROVE_EMU),emu) # bench-dev: gpu-check packs it
 	@$(if $(SAN),:,ln -sfn $(BUILD)/temper temper)
 	@EMU=$(EMU) scripts/run-tests $(BUILD) $(or $(TIER),1) $(TESTS)
 

@@ -51,7 +51,7 @@ static enum status elementwise(struct bench *b, int which) {
     case 1: return dev_fill(b->d, &(struct fill_args){y, n, 0.25f});
     case 2: return dev_scale(b->d, &(struct scale_args){y, n, 1.0f});
     case 3: return dev_add(b->d, &(struct add_args){x, y, n});
-    case 4: return dev_swiglu_fwd(b->d, &(struct swiglu_fwd_args){x, y, z, n});
+    case 4: return dev_swiglu_fwd(b->d, &(struct swiglu_fwd_args){x, y, z, n, .packed = {.segments = 0}});
     case 5: return dev_swiglu_bwd(b->d, &(struct swiglu_bwd_args){x, y, z, w, w, n});
     default:
         return dev_adamw(b->d,
@@ -64,7 +64,9 @@ static enum status rows(struct bench *b, int which) {
     dptr x = take(b, t * c), y = take(b, t * c), h = take(b, t * c), gain = take(b, c), rstd = take(b, t),
          out = take(b, 8 * c);
     switch (which) {
-    case 0: return dev_rmsnorm_fwd(b->d, &(struct rmsnorm_fwd_args){x, y, gain, h, y, rstd, t, c, 1e-5f});
+    case 0:
+        return dev_rmsnorm_fwd(b->d, &(struct rmsnorm_fwd_args){x, y, gain, h, y, rstd, t, c, 1e-5f,
+                                                                .packed = {.segments = 0}});
     case 1: return dev_rmsnorm_bwd(b->d, &(struct rmsnorm_bwd_args){x, h, gain, rstd, y, y, out, t, 1, 1, c});
     case 2: return dev_colsum(b->d, &(struct colsum_args){x, out, t, c, c});
     case 3: return dev_bias_add(b->d, &(struct bias_add_args){x, gain, t, c});
@@ -153,8 +155,10 @@ static enum status attention(struct bench *b, int which) {
     for (int i = 0; i < 9; i++) x[i] = take(b, t * (i == 0 || i >= 3 ? q : kv));
     dptr lse = take(b, t * hq), delta = take(b, t * hq), none = {0};
     if (which == 0)
-        return dev_attn_fwd(b->d, &(struct attn_fwd_args){x[0], x[1], x[2], x[3], lse, none, 1,      t, hq, hkv,
-                                                          d,    q,    kv,   kv,   q,   0,    0.088f, 0, 0,  0});
+        return dev_attn_fwd(b->d,
+                            &(struct attn_fwd_args){x[0], x[1], x[2],   x[3], lse, none, 1,
+                                                    t,    hq,   hkv,    d,    q,   kv,   kv,
+                                                    q,    0,    0.088f, 0,    0,   0,    .packed = {.segments = 0}});
     return dev_attn_bwd(b->d,
                         &(struct attn_bwd_args){x[0], x[1], x[2], x[3], lse, none, x[4], x[5], x[6], x[7],   delta, 1,
                                                 t,    hq,   hkv,  d,    q,   kv,   kv,   q,    0,    0.088f, 0});
