@@ -1,7 +1,7 @@
 /* OpenBLAS for products whose order of sums is free: the only file that includes cblas.h.
  *
- * It serves the not-invariant mode alone, and not where our AVX-512 kernel does: that is 1.03 to 1.15 times as fast on one thread of a Xeon with
- * AVX-512 (bench-gemm, 18 shapes and layouts of a 135M model, OpenBLAS 0.3.21). */
+ * It serves the not-invariant mode alone, and not where our AVX-512 kernel does: that was 1.03 to 1.15 times as fast on one thread of a Xeon with
+ * AVX-512 that others used too (bench-gemm, 10 shapes and layouts of a 135M model, OpenBLAS 0.3.21). */
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
