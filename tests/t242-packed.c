@@ -256,19 +256,29 @@ static void refusals(struct dev *d) {
     dev_free(d, &a.c);
 }
 
-int main(void) {
-    static const struct maker makers[] = {{"norm", run_norm},
-                                          {"swiglu", run_swiglu},
-                                          {"fake quantization", run_fake_quant},
-                                          {"attention", run_attention},
-                                          {"odd heads", run_odd_heads}};
-    struct dev *d = ops_open(NULL, 2);
-    const bool cuda = dev_backend(d) == DEV_CUDA;
+static const struct maker makers[] = {{"norm", run_norm},
+                                      {"swiglu", run_swiglu},
+                                      {"fake quantization", run_fake_quant},
+                                      {"attention", run_attention},
+                                      {"odd heads", run_odd_heads}};
+static void all(struct dev *d) {
     sweep(d, "the best kernel");
     from_a_row(d);
     for (size_t i = 0; i < sizeof makers / sizeof *makers; i++) try_maker(d, &makers[i]);
+}
+
+int main(void) {
+    struct dev *d = ops_open(NULL, 2);
+    const bool cuda = dev_backend(d) == DEV_CUDA;
+    all(d);
     if (!cuda) refusals(d); /* a device is not asked to check */
     dev_close(&d);
+    if (cuda) {
+        setenv("CUEMU_ARCH", "90", 1); /* wgmma, and what it reads by TMA */
+        d = ops_open(NULL, 2);
+        all(d);
+        dev_close(&d);
+    }
     for (int i = 1; i < KERNELS && !cuda; i++) {
         struct dev_options o = {.backend = dev_backend_named(getenv("TEMPER_TEST_BACKEND")),
                                 .threads = 1,
