@@ -24,6 +24,7 @@ struct attn_ring {
     uint64_t queries, full[RING], empty[RING];
     int k0[RING]; /* of the tile in a slot */
 };
+
 #if HOPPER
 /* --- one warp loads ------------------------------------------------------------------------------------------------------------- */
 /* The next slot, by one lane. */
@@ -107,6 +108,7 @@ static __device__ ATTN_PART void softmax(float (&s)[KEYS / 2], const struct attn
         }
     }
 }
+
 /* acc [64, D], top and sum of a warpgroup's rows over all tiles of the ring. q: its queries. */
 template <int D>
 static __device__ __forceinline__ void attend(struct attn_ring *ring, uint32_t q, uint32_t slots,
