@@ -379,7 +379,7 @@ template <int D> static int backward(struct cuda_gpu *g, const struct attn_bwd_a
     auto dq = attn_dq_bf16_k<D>;
     auto dkv = attn_dkv_bf16_k<D>;
     void *work;
-    if (!(*done = attn_fits(dq, shared) && attn_fits(dkv, shared + columns))) return 0;
+    if (!(*done = g->attn_bwd_wgmma || (attn_fits(dq, shared) && attn_fits(dkv, shared + columns)))) return 0;
     GPU_TRY(gpu_work(g, (size_t)(2 * nq + 2 * nkv) * sizeof(bf16_t), &work));
     bf16_t *q = (bf16_t *)work, *dout = q + nq, *k = dout + nq, *v = k + nkv;
     struct bf16_packs all = {};
@@ -388,6 +388,7 @@ template <int D> static int backward(struct cuda_gpu *g, const struct attn_bwd_a
     add_pack(&all, a->k, a->ldk, a->b, a->t, a->t, a->hkv, a->d, D, k);
     add_pack(&all, a->v, a->ldv, a->b, a->t, a->t, a->hkv, a->d, D, v);
     pack(g, all);
+    if (g->attn_bwd_wgmma) return attn_wgmma_bwd(g, a, q, dout, k, v);
     LAUNCH(dkv, (unsigned)(a->b * a->hkv * tiles), ATTN_THREADS, shared + columns, g->stream, *a, q, dout, k, v);
     LAUNCH(dq, (unsigned)(a->b * a->hq * tiles), ATTN_THREADS, shared, g->stream, *a, q, dout, k, v);
     return gpu_launched("attn_bwd");

@@ -13,6 +13,11 @@ static constexpr double LN2 = 0.693147180559945309417;
  * a->scale > 0. */
 int attn_wgmma_fwd(struct cuda_gpu *g, const struct attn_fwd_args *a, const bf16_t *q, const bf16_t *k,
                    const bf16_t *v);
+/* attn_bwd_wgmma.cu: backward. bwd: q, dout, k, v packed by attn_bf16_bwd, delta made; only where g->attn_bwd_wgmma, which open sets after a trial
+ * on the device. */
+int attn_wgmma_bwd(struct cuda_gpu *g, const struct attn_bwd_args *a, const bf16_t *q, const bf16_t *dout,
+                   const bf16_t *k, const bf16_t *v);
+int attn_wgmma_bwd_open(struct cuda_gpu *g);
 
 /* Two probabilities as a register of factors, the first in the low half. */
 static __device__ __forceinline__ uint32_t attn_pair(float lo, float hi) {

@@ -65,8 +65,8 @@ static __device__ __forceinline__ void multiply_tiles(const struct gemm_plan &p,
                 wgmma_fence();
 #pragma unroll
                 for (int kk = 0; kk < STEP / 16; kk++) { /* 16 k are 32 bytes, 2 units of an address */
-                    wgmma_n128<true>(x, a + 2 * kk, b + 2 * kk);
-                    wgmma_n128<true>(x + 64, a + 2 * kk, b + (STAGE_B / 2 >> 4) + 2 * kk);
+                    wgmma_along_k<128, true>(x, a + 2 * kk, b + 2 * kk);
+                    wgmma_along_k<128, true>(x + 64, a + 2 * kk, b + (STAGE_B / 2 >> 4) + 2 * kk);
                 }
                 wgmma_commit();
                 wgmma_wait<0>();

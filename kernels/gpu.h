@@ -30,6 +30,7 @@ struct cuda_gpu {
     size_t staged;
     std::vector<gpu_fetch> fetches;
     bool attn_wgmma;         /* attn_wgmma.cu serves bf16 */
+    bool attn_bwd_wgmma;     /* attn_bwd_wgmma.cu does */
     void *encode;            /* the driver's cuTensorMapEncodeTiled, or null: hopper.cu */
     struct gemm_state *gemm; /* of gemm.cu */
 };

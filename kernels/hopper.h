@@ -23,7 +23,7 @@ enum { HOPPER_ROW = 64 /* numbers of a row */, HOPPER_GROUP = 128 /* threads of 
 int hopper_map(const struct cuda_gpu *g, const uint16_t *x, int64_t cols, int64_t rows, int64_t matrices, int box_rows,
                CUtensorMap *map);
 
-/* Products of a warpgroup, m64nNk16. wgmma_n128: x [64, 128] = (ADD ? x : 0) + A [64, 16] B [128, 16]', descriptors of rows along k.
+/* Products of a warpgroup, m64nNk16. wgmma_along_k: x [64, N] = (ADD ? x : 0) + A [64, 16] B [N, 16]', descriptors of rows along k.
  * wgmma_rows: x [64, N] += A [64, 16] B [16, N], a in registers as mma_m16n8k16_bf16 has them for the 16 rows of each warp, b of rows of N.
  * Element i of a thread: row warp % 4 * 16 + lane / 4 + i / 2 % 2 * 8, column i / 4 * 8 + lane % 4 * 2 + i % 2. Undefined until the wait. */
 #if HOPPER && !CUEMU
@@ -91,10 +91,16 @@ template <int N> static __device__ __forceinline__ void wgmma_hold(uint32_t (&x)
         "+f"((x)[i + 6]), "+f"((x)[i + 7])
 #define WGMMA_X32(x, i) WGMMA_X8(x, i), WGMMA_X8(x, i + 8), WGMMA_X8(x, i + 16), WGMMA_X8(x, i + 24)
 
-template <bool ADD> static __device__ __forceinline__ void wgmma_n128(float *x, uint64_t a, uint64_t b) {
-    asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 " WGMMA_D64 "}, %64, %65, %66, 1, 1, 0, 0;"
-                 : WGMMA_X32(x, 0), WGMMA_X32(x, 32)
-                 : "l"(a), "l"(b), "n"(ADD));
+template <int N, bool ADD> static __device__ __forceinline__ void wgmma_along_k(float *x, uint64_t a, uint64_t b) {
+    static_assert(N == 64 || N == 128, "columns of a product");
+    if constexpr (N == 64)
+        asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " WGMMA_D32 "}, %32, %33, %34, 1, 1, 0, 0;"
+                     : WGMMA_X32(x, 0)
+                     : "l"(a), "l"(b), "n"(ADD));
+    else
+        asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 " WGMMA_D64 "}, %64, %65, %66, 1, 1, 0, 0;"
+                     : WGMMA_X32(x, 0), WGMMA_X32(x, 32)
+                     : "l"(a), "l"(b), "n"(ADD));
 }
 template <int N>
 static __device__ __forceinline__ void wgmma_rows(float (&x)[N / 2], const uint32_t (&a)[4], uint64_t b) {
@@ -208,13 +214,13 @@ template <int N, class Run> void cuemu_later(float *x, bool add, Run run) {
                             }});
     memset(x, 0xff, sizeof sums);
 }
-template <bool ADD> void wgmma_n128(float *x, uint64_t a, uint64_t b) {
-    cuemu_later<128>(x, ADD, [=] {
+template <int N, bool ADD> void wgmma_along_k(float *x, uint64_t a, uint64_t b) {
+    cuemu_later<N>(x, ADD, [=] {
         const auto *f = ::cuemu::cur();
         const cuemu_matrix left(a);
         float rows[2][16];
         for (int h = 0; h < 2; h++) left.row(f->warp % 4 * 16 + f->lane / 4 + 8 * h, rows[h]);
-        cuemu_multiply<128, false>(x, rows, b);
+        cuemu_multiply<N, false>(x, rows, b);
     });
 }
 template <int N> void wgmma_rows(float (&sums)[N / 2], const uint32_t (&a)[4], uint64_t b) {
@@ -233,7 +239,7 @@ template <int N> void wgmma_rows(float (&sums)[N / 2], const uint32_t (&a)[4], u
 #endif
 
 #if HOPPER
-/* The descriptor of rows in shared memory at address s: groups of 8 rows lie 1024 bytes apart. As rows along k (wgmma_n128) 16 k are 32 bytes,
+/* The descriptor of rows in shared memory at address s: groups of 8 rows lie 1024 bytes apart. As rows along k (wgmma_along_k) 16 k are 32 bytes,
  * 2 units of an address; as rows of a k each (b of wgmma_rows) 16 k are 2048 bytes, and blocks of 64 columns lie `block` bytes apart. */
 static __device__ __forceinline__ uint64_t wgmma_matrix(uint32_t s, int block) {
     return (uint64_t)(s >> 4 & 0x3fff) | (uint64_t)(block >> 4) << 16 | (uint64_t)(1024 >> 4) << 32 | (uint64_t)1 << 62;

@@ -167,10 +167,11 @@ static void tensor_cores(struct dev *cuda, const struct attn_shape *s, int shape
     mem_free(&once);
 }
 
-/* Hopper's tiles have 128 queries and 128 keys, four tiles of keys or values at once. */
+/* Hopper's tiles have 128 queries and 128 keys, backward 64 of what is on the right; four slots of a ring. */
 static const struct attn_shape hopper_shapes[] = {
     {1, 270, 1, 1, 64, 0, 0, 1},   {1, 129, 2, 1, 128, 0, 2, 1}, {1, 127, 2, 1, 96, 0, 1, 1},
     {1, 257, 2, 1, 20, 100, 2, 1}, {2, 17, 1, 1, 40, 0, 0, 1},   {1, 260, 1, 1, 64, 2, 1, 1},
+    {2, 65, 6, 2, 16, 0, 0, 1},    {1, 191, 2, 1, 48, 0, 1, 1},
 };
 enum { HOPPER_SHAPES = sizeof hopper_shapes / sizeof *hopper_shapes };
 
@@ -203,6 +204,38 @@ static void forward(struct ops_run *r, int64_t b, int64_t t0, int64_t t, int64_t
     ops_take(r, f.o, NULL, t * f.ldo);
     ops_take(r, f.lse, NULL, t * hq);
 }
+/* Backward alone, contiguous, of `b` of two sequences, NaNs in those from `spoilt` on; log-sums of about the right size. Takes the first one's
+ * gradients. */
+static void backward(struct ops_run *r, int64_t b, int64_t spoilt) {
+    const int64_t t = 150, hq = 4, hkv = 2, d = 72, nq = hq * d, nkv = hkv * d;
+    struct attn_bwd_args a = {.b = b,
+                              .t = t,
+                              .hq = hq,
+                              .hkv = hkv,
+                              .d = d,
+                              .ldq = nq,
+                              .ldk = nkv,
+                              .ldv = nkv,
+                              .ldo = nq,
+                              .window = 140,
+                              .scale = 0.12f,
+                              .bf16 = 1};
+    float *x[] = {ops_normal(r, 2 * t * nq, 1), ops_normal(r, 2 * t * nkv, 1),   ops_normal(r, 2 * t * nkv, 1),
+                  ops_normal(r, 2 * t * nq, 1), ops_normal(r, 2 * t * nq, 0.1f), ops_normal(r, 2 * t * hq, 0.1f)};
+    const int64_t row[] = {nq, nkv, nkv, nq, nq, hq};
+    dptr *to[] = {&a.q, &a.k, &a.v, &a.dout, &a.o, &a.lse};
+    for (int64_t i = 0; i < 2 * t * hq; i++) x[5][i] += logf((float)(i / hq % t + 1));
+    for (int j = 0; j < 6; j++) {
+        for (int64_t i = spoilt * t * row[j]; i < 2 * t * row[j]; i++) x[j][i] = NAN;
+        *to[j] = ops_put_f32(r, x[j], 2 * t * row[j]);
+    }
+    a.delta = ops_blank(r, b * t * hq);
+    a.dq = ops_blank(r, b * t * nq), a.dk = ops_blank(r, b * t * nkv), a.dv = ops_blank(r, b * t * nkv);
+    ops_must(dev_attn_bwd(r->d, &a));
+    ops_take(r, a.dq, NULL, t * nq);
+    ops_take(r, a.dk, NULL, t * nkv);
+    ops_take(r, a.dv, NULL, t * nkv);
+}
 /* What lies behind a sequence does not touch it, and rows have the bits that they have in a longer call. */
 static void neighbours(struct dev *cuda) {
     const int64_t t = 200, late = 70, row = 2 * 72;
@@ -218,6 +251,12 @@ static void neighbours(struct dev *cuda) {
     ops_end(&part);
     ops_end(&two);
     ops_end(&one);
+    one = (struct ops_run){.d = cuda, .seed = 4}, two = one;
+    backward(&one, 1, 2);
+    backward(&two, 2, 1);
+    ok(one.n == two.n && !memcmp(one.out, two.out, one.n * sizeof *one.out), "  and of its gradients");
+    ops_end(&two);
+    ops_end(&one);
 }
 /* mma.sync and wgmma: the same numbers but for what probabilities are rounded to, and other bits: they are two kernels. */
 static void two_kernels(struct dev *cuda, struct dev *hopper) {
@@ -226,6 +265,12 @@ static void two_kernels(struct dev *cuda, struct dev *hopper) {
     forward(&b, 1, 0, 190, 2);
     ok(memcmp(a.out, b.out, a.n * sizeof *a.out) != 0 && ops_agree(b.out, a.out, a.n, 1e-5),
        "wgmma has the numbers of mma.sync, not its bits");
+    ops_end(&a);
+    ops_end(&b);
+    a = (struct ops_run){.d = cuda, .seed = 9}, b = (struct ops_run){.d = hopper, .seed = 9};
+    backward(&a, 1, 2);
+    backward(&b, 1, 2);
+    ok(ops_agree(b.out, a.out, a.n, 1e-7), "and backward, of the same log-sums, its probabilities");
     ops_end(&a);
     ops_end(&b);
 }

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # TEST ranks=1 backends=cuda tier=1 limit=120
 # What a step on the CUDA backend asks of the device, by the emulation's trace: nothing is allocated after the first step began, the host waits
-# once a step, a decoder layer forward without quantizers takes at most 14 launches where its products fill the device (else one more for each).
+# once a step, a decoder layer forward without quantizers takes at most 14 launches where its products fill the device (else one more for each); that
+# Hopper's attention is what runs there.
 set -u
 # shellcheck source=tests/e2e.sh
 . "$(dirname "$0")/e2e.sh"
@@ -70,4 +71,10 @@ read -r mallocs first second launches _ <<<"$(steps train)"
 check "no allocation after the first step began" test "$mallocs" = 0
 check "one wait a step ($first, $second)" test "$first $second" = "1 1"
 check "  of $launches launches for 4 micro-batches" test "$launches" -gt 100
+export CUEMU_ARCH=90
+deck hopper 2 'do = "train"; steps = 2;' 40
+check "two steps in bf16 on a Hopper" traced hopper --set numerics.compute=bf16
+read -r mallocs _ <<<"$(steps hopper)"
+check "  no allocation after the first began: $mallocs" test "$mallocs" = 0
+check "  attention backward by wgmma: $(count hopper backward_wgmma) launches, two in each of 16" test "$(count hopper backward_wgmma)" = 32
 finish
