@@ -55,6 +55,24 @@ check "one rank" leaves "$dir/reference" 1 --set quant.preset=fp8
 check "tp 2 x pp 2" same 4 --set quant.preset=fp8 --set $tp=2 --set $pp=2
 check "a plan of it for 8 ranks" ends 0 1 "$deck" --set model.path="$model" --set teacher.path="$model" --set grid.tp=2 --set grid.pp=2 --plan --as-ranks 8
 
+# logits and every gradient against transformers in fp64: gelu of both kinds, biases, three quarters of each head turned (tests/golden/nemotron)
+golden=$tests/golden/nemotron
+mkdir -p "$dir/peer"
+ln -s "$golden/model.safetensors" "$dir/peer"
+check "a peer's tokens" "$compare" tokens "$golden/logits-gelu.safetensors" in.input_ids "$dir/rows.safetensors"
+cat >"$dir/deck.cfg" <<END
+version = 1; run = { dir = "$dir/run"; log = "warn"; }; model = { path = "$dir/peer"; }; batch = { micro = 2; global = 2; };
+datasets = { rows = { sources = ( { path = "$dir/rows.safetensors"; } ); }; };
+stages = ( { do = "evaluate"; data = "rows"; logits_out = "logits"; }, { do = "train"; data = "rows"; steps = 1; gradients_out = "grads"; } );
+END
+for act in gelu gelu_pytorch_tanh; do
+    sed "s/\"gelu\"/\"$act\"/" "$golden/config.json" >"$dir/peer/config.json"
+    rm -rf "$dir/run"
+    check "$act, tp 2" ends 0 2 "$dir/deck.cfg" --set $tp=2
+    check "  logits <= 1e-11" "$compare" nmse "$dir/run/logits" "$golden/logits-$act.safetensors" 1e-11 logits
+    check "  gradients <= 1e-9" "$compare" grads "$dir/run/grads" "$golden/grads-$act.safetensors" 1e-9
+done
+
 root=$("$compare" root) || finish
 root=$(realpath "$root/golden/models/tiny/nemotron")
 cat >"$dir/deck.cfg" <<END
