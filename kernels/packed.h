@@ -7,13 +7,9 @@
 enum { PACKED_UNIT = OPS_PACKED_UNIT };
 static inline int64_t packed_k(int64_t k) { return (k + PACKED_UNIT - 1) / PACKED_UNIT * PACKED_UNIT; }
 
-/* A code. Denormals are zero, as on the host. */
-static __device__ __forceinline__ uint16_t packed_code(float x) {
-    return bits_of(x) & 0x7f800000u ? bf16_encode(x) : (uint16_t)(bits_of(x) >> 16 & 0x8000u);
-}
 /* Of two numbers, the first in the low half. */
 static __device__ __forceinline__ uint32_t packed_pair(float x, float y) {
-    return packed_code(x) | (uint32_t)packed_code(y) << 16;
+    return bf16_encode_flushed(x) | (uint32_t)bf16_encode_flushed(y) << 16;
 }
 
 /* A factor as kernels write it: its result, beside or instead of fp32. */
@@ -48,7 +44,7 @@ static __device__ __forceinline__ void packed_store(const packed_out &o, int64_t
         *reinterpret_cast<uint2 *>(to) = make_uint2(packed_pair(v[0], v[1]), packed_pair(v[2], v[W - 1]));
     } else {
 #pragma unroll
-        for (int e = 0; e < W; e++) to[e] = packed_code(v[e]);
+        for (int e = 0; e < W; e++) to[e] = bf16_encode_flushed(v[e]);
     }
     if (col + W < o.k[j + 1]) return;
     for (uint16_t *pad = to + W; pad < base + o.at[j + 1]; pad++) *pad = 0;

@@ -213,8 +213,10 @@ def collect(a, groups, samples, deadline):
                 print(f"bench: {group}: {side}: {shown}{'' if good else '  (spoiled)'}", file=sys.stderr, flush=True)
 
 
+# How each figure of a row is shown.
 UNITS = {"rate": lambda v: f"{v:,.0f} tokens/s" if v < 1e6 else f"{v / 1e6:.1f} MB/s", "gflops": lambda v: f"{v:,.0f} GFLOP/s",
-         "seconds": lambda v: f"{v:.1f} s", **{k: lambda v: f"{v / 1e9:.2f} GB" for k in ("rss", "used", "planned")},
+         "seconds": lambda v: f"{v:.1f} s", **{k: lambda v: f"{v:.2f} s" for k in ("stalled", "step")},
+         **{k: lambda v: f"{v / 1e9:.2f} GB" for k in ("rss", "used", "planned")},
          **{k: lambda v: f"{v / 1e6:,.0f} MB/s" for k in ("save", "export", "load")},
          **{f"{x} {k}": lambda v: f"{v:.2f} s" for x in PLANNED for k in ("took", "planned")}}
 
@@ -304,6 +306,9 @@ def main():
             groups["memory fp32"].pop(side)
     if a.only:
         groups = {k: v for k, v in groups.items() if any(k.startswith(x) for x in a.only.split(","))}
+    unknown = {row[3] for row in rows_of(b)} - set(UNITS)
+    if unknown:
+        sys.exit(f"bench: figures without a unit: {', '.join(sorted(unknown))}")
     samples = Samples()
     collect(a, groups, samples, start + 60 * (a.minutes or (2.5 if a.quick else 30)))
     peer.close()

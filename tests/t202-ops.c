@@ -36,7 +36,7 @@ static void stochastic_rounding(struct dev *d) {
     for (int step = 1; step <= STEPS; step++) {
         must(dev_copy_rows(d, &(struct copy_rows_args){zeros, a.m, 1, COUNT, COUNT, COUNT}));
         must(dev_copy_rows(d, &(struct copy_rows_args){zeros, a.v, 1, COUNT, COUNT, COUNT}));
-        a.chance = (uint32_t)(2 * step + 1);
+        a.rounding_seed = (uint32_t)(2 * step + 1);
         must(dev_adamw(d, &a));
     }
     must(dev_download(d, w, a.w, sizeof w));

@@ -241,7 +241,7 @@ static void elements(struct ops_run *r, const int64_t *k) {
     ops_must(dev_add(r->d, &(struct add_args){a[3], a[4], n}));
     struct adamw_args w = {a[0], a[1], a[4], a[2], n, 0.1f, 0.9f, 0.95f, 1e-8f, 0.1f, 0.1f, 0.05f, 0.3f, 0};
     ops_must(dev_adamw(r->d, &w));
-    w.chance = 12345;
+    w.rounding_seed = 12345;
     w.m = a[3];
     ops_must(dev_adamw(r->d, &w));
     ops_must(dev_scale(r->d, &(struct scale_args){a[3], n, 0.3f}));

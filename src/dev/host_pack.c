@@ -14,13 +14,8 @@ enum { BLOCK = HOST_PACKED_BLOCK, ROWS = HOST_PACKED_ROWS, HALF = BLOCK / 2, PAN
 
 static uint16_t *host_codes(dptr p) { return (uint16_t *)(uintptr_t)p.a; }
 
-/* What AMX takes for x: denormals are zero, the rest is rounded; a NaN stays one. */
-static inline __attribute__((always_inline)) uint16_t code_of(float x) {
-    const uint32_t u = bits_of(x), round = (u + 0x7fffu + (u >> 16 & 1u)) >> 16, top = u >> 16;
-    return (uint16_t)((u & 0x7f800000u) == 0 ? top & 0x8000u : (u & 0x7fffffffu) > 0x7f800000u ? top | 0x40u : round);
-}
 CLONES static void encode(const float *x, int64_t n, uint16_t *out) {
-    SIMD for (int64_t i = 0; i < n; i++) out[i] = code_of(x[i]);
+    SIMD for (int64_t i = 0; i < n; i++) out[i] = bf16_encode_flushed(x[i]);
 }
 /* What a kernel's round_row does, on any CPU. */
 static void encode_row(const float *x, int64_t n, int64_t at, uint16_t *to, int64_t ldb) {

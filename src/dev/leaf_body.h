@@ -231,9 +231,9 @@ LEAF_FN void adamw(float *w, float *m, float *v, const float *g, int64_t n, cons
         v[i] = b2 * v[i] + c2 * (x * x);
         w[i] -= lr * ((m[i] / k1) / (sqrtf(v[i] / k2) + eps) + decay * w[i]);
     }
-    if (!a->chance) return;
+    if (!a->rounding_seed) return;
     SIMD for (int64_t i = 0; i < n; i++) {
-        w[i] = bf16_round_by(w[i], bf16_random(bf16_random(bf16_random(a->chance, w[i]), m[i]), v[i]));
+        w[i] = bf16_round_stochastic(w[i], bf16_hash(bf16_hash(bf16_hash(a->rounding_seed, w[i]), m[i]), v[i]));
     }
 }
 

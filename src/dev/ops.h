@@ -345,13 +345,13 @@ struct kl_grad_args {
 };
 
 /* AdamW (Loshchilov & Hutter 2019, decoupled decay) over n elements of one tensor: g' = g * grad_scale; m, v updated; w -= lr*(mhat/(sqrt(vhat)+eps)
- * + decay*w). correction1/2 = 1 - beta^step, of the beta given here (0.999f is not 0.999). chance != 0: w becomes a bf16 value, by stochastic rounding;
- * the random bits are a hash of chance, w, m and v, so they know neither an element's place nor the grid. */
+ * + decay*w). correction1/2 = 1 - beta^step, of the beta given here (0.999f is not 0.999). rounding_seed != 0: w becomes a bf16 value,
+ * by stochastic rounding; the random bits are a hash of rounding_seed, w, m and v, so they know neither an element's place nor the grid. */
 struct adamw_args {
     dptr w, m, v, g;
     int64_t n;
     float lr, beta1, beta2, eps, decay, correction1, correction2, grad_scale;
-    uint32_t chance;
+    uint32_t rounding_seed;
 };
 /* out (double) = sum of squares in fp64 of the box [rows, cols] with row distance ld: 16 lanes per row, rows rising. */
 struct sum_squares_args {

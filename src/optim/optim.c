@@ -58,8 +58,8 @@ enum status optim_update(struct optim *o, double lr, double grad_scale) {
                            .correction1 = (float)(1 - pow(o->o.beta1, (double)o->step)),
                            .correction2 = (float)(1 - pow(o->o.beta2, (double)o->step)),
                            .grad_scale = (float)grad_scale,
-                           .chance = o->o.bf16
-                                         ? (uint32_t)rng_u64(o->o.seed, rng_stream("optim"), (uint64_t)o->step) | 1
+                           .rounding_seed =
+                               o->o.bf16 ? (uint32_t)rng_u64(o->o.seed, rng_stream("optim"), (uint64_t)o->step) | 1
                                          : 0};
     for (int i = 0; i < m->n_params; i++) {
         const struct model_param *p = &m->param[i];
