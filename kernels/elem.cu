@@ -1,5 +1,6 @@
 /* Element-wise operations: no order to keep. All are bound by memory, with the bytes of ops.def. */
 #include "base/vmath.h"
+#include "dev/act.h"
 #include "elem.h"
 #include "packed.h"
 
@@ -27,37 +28,48 @@ int gpu_scale(struct cuda_gpu *g, const struct scale_args *a) {
     return elem_run(g, "scale", scale_one{a->s}, a->n, {a->y});
 }
 
+/* An operation whose last array is its result, left packed too; or packed alone, where that array is null. */
+template <int W, class F>
+static __global__ void packed_elem_k(F f, elem_arrays a, struct packed_out o, int64_t rows, int64_t cols) {
+    constexpr int LAST = F::ARRAYS - 1;
+    GPU_EACH(i, rows * (cols / W)) {
+        pack<W> x[F::ARRAYS];
+#pragma unroll
+        for (int k = 0; k < LAST; k++) x[k] = pack_load<W>(a.p[k] + W * i);
+#pragma unroll
+        for (int e = 0; e < W; e++) {
+            float one[F::ARRAYS];
+#pragma unroll
+            for (int k = 0; k < LAST; k++) one[k] = x[k].v[e];
+            f.one(one);
+            x[LAST].v[e] = one[LAST];
+        }
+        if (a.p[LAST]) pack_store<W>(a.p[LAST] + W * i, x[LAST]);
+        packed_store<W>(o, i / (cols / W), i % (cols / W) * W, x[LAST].v);
+    }
+}
+template <class F>
+static int packed_run(struct cuda_gpu *g, const char *op, F f, int64_t n, const struct packed_factor *to,
+                      std::initializer_list<dptr> at) {
+    const int64_t cols = to->k[to->segments];
+    const struct packed_out o = packed_of(to);
+    elem_arrays a = {};
+    uint64_t all = 0;
+    int k = 0;
+    for (dptr p : at) all |= p.a, a.p[k++] = gpu_f32(p);
+    const bool four = all % 16 == 0 && packed_by(o, 4);
+    LAUNCH((four ? packed_elem_k<4, F> : packed_elem_k<1, F>), gpu_blocks(n / (four ? 4 : 1), GPU_THREADS), GPU_THREADS,
+           0, g->stream, f, a, o, n / cols, cols);
+    return gpu_launched(op);
+}
+
 struct swiglu_fwd_one {
     enum { ARRAYS = 3, READ = 3, WRITE = 4 };
     __device__ void one(float *x) const { x[2] = x[0] / (1.0f + vmath_exp(-x[0])) * x[1]; }
 };
-template <int W>
-static __global__ void swiglu_packed_k(const float *g, const float *u, float *y, struct packed_out o, int64_t rows,
-                                       int64_t cols) {
-    GPU_EACH(i, rows * (cols / W)) {
-        const int64_t row = i / (cols / W), col = i % (cols / W) * W;
-        const pack<W> x = pack_load<W>(g + W * i), w = pack_load<W>(u + W * i);
-        pack<W> v;
-#pragma unroll
-        for (int e = 0; e < W; e++) {
-            float one[3] = {x.v[e], w.v[e], 0};
-            swiglu_fwd_one{}.one(one);
-            v.v[e] = one[2];
-        }
-        if (y) pack_store<W>(y + W * i, v);
-        packed_store<W>(o, row, col, v.v);
-    }
-}
-static int swiglu_packed(struct cuda_gpu *g, const struct swiglu_fwd_args *a) {
-    const int64_t cols = a->packed.k[a->packed.segments], rows = a->n / cols;
-    const struct packed_out o = packed_of(&a->packed);
-    const bool four = packs_fit({a->g.a, a->u.a, a->y.a}) && packed_by(o, 4);
-    LAUNCH(four ? swiglu_packed_k<4> : swiglu_packed_k<1>, gpu_blocks(a->n / (four ? 4 : 1), GPU_THREADS), GPU_THREADS,
-           0, g->stream, gpu_f32(a->g), gpu_f32(a->u), gpu_f32(a->y), o, rows, cols);
-    return gpu_launched("swiglu_fwd");
-}
 int gpu_swiglu_fwd(struct cuda_gpu *g, const struct swiglu_fwd_args *a) {
-    if (a->packed.at.a && a->n > 0) return swiglu_packed(g, a);
+    if (a->packed.at.a && a->n > 0)
+        return packed_run(g, "swiglu_fwd", swiglu_fwd_one{}, a->n, &a->packed, {a->g, a->u, a->y});
     return elem_run(g, "swiglu_fwd", swiglu_fwd_one{}, a->n, {a->g, a->u, a->y});
 }
 
@@ -71,6 +83,36 @@ struct swiglu_bwd_one {
 };
 int gpu_swiglu_bwd(struct cuda_gpu *g, const struct swiglu_bwd_args *a) {
     return elem_run(g, "swiglu_bwd", swiglu_bwd_one{}, a->n, {a->g, a->u, a->dy, a->dg, a->du});
+}
+
+struct act_fwd_one {
+    enum { ARRAYS = 2, READ = 1, WRITE = 2 };
+    int kind;
+    __device__ void one(float *x) const {
+#define ACT(KIND, f, hf) \
+    if (kind == ACT_##KIND) x[1] = act_##f(x[0]);
+#include "dev/act.def"
+#undef ACT
+    }
+};
+int gpu_act_fwd(struct cuda_gpu *g, const struct act_fwd_args *a) {
+    const act_fwd_one f = {a->kind};
+    if (a->packed.at.a && a->n > 0) return packed_run(g, "act_fwd", f, a->n, &a->packed, {a->x, a->y});
+    return elem_run(g, "act_fwd", f, a->n, {a->x, a->y});
+}
+
+struct act_bwd_one {
+    enum { ARRAYS = 3, READ = 3, WRITE = 4 };
+    int kind;
+    __device__ void one(float *x) const {
+#define ACT(KIND, f, hf) \
+    if (kind == ACT_##KIND) x[2] = x[1] * act_##f##_slope(x[0]);
+#include "dev/act.def"
+#undef ACT
+    }
+};
+int gpu_act_bwd(struct cuda_gpu *g, const struct act_bwd_args *a) {
+    return elem_run(g, "act_bwd", act_bwd_one{a->kind}, a->n, {a->x, a->dy, a->dx});
 }
 
 int gpu_copy(struct cuda_gpu *g, const struct copy_args *a) {

@@ -53,6 +53,8 @@ static enum status elementwise(struct bench *b, int which) {
     case 3: return dev_add(b->d, &(struct add_args){x, y, n});
     case 4: return dev_swiglu_fwd(b->d, &(struct swiglu_fwd_args){x, y, z, n, .packed = {.segments = 0}});
     case 5: return dev_swiglu_bwd(b->d, &(struct swiglu_bwd_args){x, y, z, w, w, n});
+    case 6: return dev_act_fwd(b->d, &(struct act_fwd_args){x, y, n, ACT_RELU2, .packed = {.segments = 0}});
+    case 7: return dev_act_bwd(b->d, &(struct act_bwd_args){x, y, z, n, ACT_RELU2});
     default:
         return dev_adamw(b->d,
                          &(struct adamw_args){x, y, z, w, n, 1e-4f, 0.9f, 0.95f, 1e-8f, 0.1f, 0.5f, 0.5f, 1.0f, 0});
@@ -62,7 +64,7 @@ static enum status elementwise(struct bench *b, int which) {
 static enum status rows(struct bench *b, int which) {
     const int64_t t = b->tokens, c = b->width;
     dptr x = take(b, t * c), y = take(b, t * c), h = take(b, t * c), gain = take(b, c), rstd = take(b, t),
-         out = take(b, 8 * c);
+         mean = take(b, t), out = take(b, 8 * c);
     switch (which) {
     case 0:
         return dev_rmsnorm_fwd(b->d, &(struct rmsnorm_fwd_args){x, y, gain, h, y, rstd, t, c, 1e-5f,
@@ -73,6 +75,10 @@ static enum status rows(struct bench *b, int which) {
     case 4: return dev_sum_squares(b->d, &(struct sum_squares_args){x, out, t, c, c});
     case 5: return dev_amax(b->d, &(struct amax_args){x, out, t, c, c});
     case 6:
+        return dev_layernorm_fwd(b->d, &(struct layernorm_fwd_args){x, y, gain, gain, h, y, mean, rstd, t, c, 1e-5f, 1,
+                                                                    .packed = {.segments = 0}});
+    case 7: return dev_layernorm_bwd(b->d, &(struct layernorm_bwd_args){x, h, gain, mean, rstd, y, y, out, t, c, 1});
+    case 8:
         return dev_fake_quant(
             b->d, &(struct fake_quant_args){
                       .x = x, .y = y, .amax = gain, .rows = t, .cols = c, .ldx = c, .ldy = c, .kind = FQ_FP8});
@@ -190,12 +196,15 @@ static void measure(struct bench *b, const char *name, bench_fn *fn, int which) 
 }
 
 static void run(struct bench *b) {
-    static const char *const e[] = {"copy", "fill", "scale", "add", "swiglu_fwd", "swiglu_bwd", "adamw"};
-    static const char *const r[] = {"rmsnorm_fwd", "rmsnorm_bwd", "colsum",         "bias_add",
-                                    "sum_squares", "amax",        "fake_quant fp8", "fake_quant nvfp4"};
+    static const char *const e[] = {"copy",       "fill",    "scale",   "add",  "swiglu_fwd",
+                                    "swiglu_bwd", "act_fwd", "act_bwd", "adamw"};
+    static const char *const r[] = {"rmsnorm_fwd",     "rmsnorm_bwd",   "colsum",
+                                    "bias_add",        "sum_squares",   "amax",
+                                    "layernorm_fwd",   "layernorm_bwd", "fake_quant fp8",
+                                    "fake_quant nvfp4"};
     static const char *const l[] = {"row_max", "sum_exp", "kl_grad"};
-    for (int i = 0; i < 7; i++) measure(b, e[i], elementwise, i);
-    for (int i = 0; i < 8; i++) measure(b, r[i], rows, i);
+    for (int i = 0; i < 9; i++) measure(b, e[i], elementwise, i);
+    for (int i = 0; i < 10; i++) measure(b, r[i], rows, i);
     for (int i = 0; i < 3; i++) measure(b, l[i], logits, i);
     for (int i = 0; i < GEMMS; i++) measure(b, gemms[i].name, gemm, i);
     measure(b, "attn_fwd", attention, 0);

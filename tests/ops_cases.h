@@ -113,6 +113,91 @@ static inline void case_rmsnorm_bwd(struct ops_run *r, int64_t rows, int64_t c) 
         norm_bwd(r, rows, 6, 2, c, false); /* c = 1: the gradient is what eps leaves, all cancellation */
 }
 
+/* One row of the layer norm times a fixed direction. */
+static inline double layernorm_row(void *ctx) {
+    struct norm_row *x = ctx;
+    double mean = 0, ss = 0, out = 0;
+    for (int64_t j = 0; j < x->c; j++) mean += x->h[j] / (double)x->c;
+    for (int64_t j = 0; j < x->c; j++) ss += (x->h[j] - mean) * (x->h[j] - mean);
+    double rstd = 1 / sqrt(ss / (double)x->c + x->eps);
+    for (int64_t j = 0; j < x->c; j++) out += x->dy[j] * (x->h[j] - mean) * rstd * x->gain[j];
+    return out;
+}
+/* Mean and 1 / deviation of n numbers. */
+static inline void moments(const double *h, int64_t n, double eps, double *mean, double *rstd) {
+    double sum = 0, ss = 0;
+    for (int64_t j = 0; j < n; j++) sum += h[j];
+    *mean = sum / (double)n;
+    for (int64_t j = 0; j < n; j++) ss += (h[j] - *mean) * (h[j] - *mean);
+    *rstd = 1 / sqrt(ss / (double)n + eps);
+}
+static inline void case_layernorm(struct ops_run *r, int64_t rows, int64_t c) {
+    float *x = ops_normal(r, rows * c, 1), *delta = ops_normal(r, rows * c, 0.5f), *gain = ops_normal(r, c, 1);
+    float *bias = ops_normal(r, c, 1);
+    double *h = ops_wide(r, x, rows * c), *y = ops_wide(r, NULL, rows * c), *mean = ops_wide(r, NULL, rows),
+           *rstd = ops_wide(r, NULL, rows);
+    for (int64_t i = 0; i < rows; i++) {
+        for (int64_t j = 0; j < c; j++) h[i * c + j] += (double)delta[i * c + j];
+        moments(h + i * c, c, 1e-5, &mean[i], &rstd[i]);
+        for (int64_t j = 0; j < c; j++)
+            y[i * c + j] = (h[i * c + j] - mean[i]) * rstd[i] * ((double)gain[j] + 1) + (double)bias[j];
+    }
+    struct layernorm_fwd_args a = {.x = ops_put_f32(r, x, rows * c),
+                                   .delta = ops_put_f32(r, delta, rows * c),
+                                   .h_out = ops_blank(r, rows * c),
+                                   .gain = ops_put_f32(r, gain, c),
+                                   .bias = ops_put_f32(r, bias, c),
+                                   .y = ops_blank(r, rows * c),
+                                   .mean = ops_blank(r, rows),
+                                   .rstd = ops_blank(r, rows),
+                                   .rows = rows,
+                                   .c = c,
+                                   .eps = 1e-5f,
+                                   .offset = 1};
+    ops_must(dev_layernorm_fwd(r->d, &a));
+    ops_take(r, a.h_out, h, rows * c);
+    ops_take(r, a.y, y, rows * c);
+    ops_take(r, a.mean, c > 1 ? mean : NULL, rows);
+    ops_take(r, a.rstd, rstd, rows);
+    /* without a residual, and over its input */
+    a.x = a.h_out, a.y = a.h_out, a.delta.a = a.h_out.a = 0;
+    ops_must(dev_layernorm_fwd(r->d, &a));
+    ops_take(r, a.y, y, rows * c);
+}
+static inline void case_layernorm_bwd(struct ops_run *r, int64_t rows, int64_t c) {
+    const bool dres = rows % 2;
+    float *h = ops_normal(r, rows * c, 1), *dy = ops_normal(r, rows * c, 1), *gain = ops_normal(r, c, 1);
+    float *res = ops_normal(r, rows * c, 1), *mean = ops_normal(r, rows, 1), *rstd = ops_normal(r, rows, 1);
+    float *leaf = ops_normal(r, 8 * c, 1);
+    double *dx = ops_wide(r, NULL, rows * c), *dg = ops_wide(r, leaf, 8 * c), eps = 1e-5, m, d;
+    double *wh = ops_wide(r, h, rows * c), *wdy = ops_wide(r, dy, rows * c), *wgain = ops_wide(r, gain, c);
+    for (int64_t j = 0; j < c; j++) wgain[j] += 1;
+    for (int64_t i = 0, s = 0; i < rows; i++) {
+        struct norm_row x = {wh + i * c, wgain, wdy + i * c, eps, c};
+        moments(x.h, c, eps, &m, &d);
+        mean[i] = (float)m, rstd[i] = (float)d;
+        while ((rows * (s + 1) + 7) / 8 <= i) s++;
+        for (int64_t j = 0; j < c; j++) {
+            dx[i * c + j] = ops_slope(r, layernorm_row, &x, &x.h[j]) + (dres ? (double)res[i * c + j] : 0);
+            dg[s * c + j] += x.dy[j] * (x.h[j] - m) * d;
+        }
+    }
+    struct layernorm_bwd_args a = {.dy = ops_put_f32(r, dy, rows * c),
+                                   .h = ops_put_f32(r, h, rows * c),
+                                   .gain = ops_put_f32(r, gain, c),
+                                   .mean = ops_put_f32(r, mean, rows),
+                                   .rstd = ops_put_f32(r, rstd, rows),
+                                   .dgain = ops_put_f32(r, leaf, 8 * c),
+                                   .rows = rows,
+                                   .c = c,
+                                   .offset = 1};
+    if (dres) a.dres = ops_put_f32(r, res, rows * c);
+    a.dx = a.dy;
+    ops_must(dev_layernorm_bwd(r->d, &a)); /* dx over dy */
+    ops_take(r, a.dx, dx, rows * c);
+    ops_take(r, a.dgain, dg, 8 * c);
+}
+
 static inline void case_rope(struct ops_run *r, int64_t n, int64_t c) {
     int64_t half = c < 4 ? c : c / 4, rot = 2 * half, d = rot + 3, heads = 2, ld = heads * d + 5, max = 50;
     float *x = ops_normal(r, n * ld, 1), *table = ops_normal(r, max * rot, 1);
@@ -164,6 +249,34 @@ static inline void case_swiglu(struct ops_run *r, int64_t rows, int64_t c) {
     ops_take(r, d_y, y, n);
     ops_take(r, d_g, dg, n);
     ops_take(r, d_u, du, n);
+}
+
+static inline double relu2_point(void *ctx) { return fmax(0, *(double *)ctx) * fmax(0, *(double *)ctx); }
+static inline double gelu_point(void *ctx) { return *(double *)ctx * (1 + erf(*(double *)ctx / sqrt(2))) / 2; }
+static inline double gelu_tanh_point(void *ctx) {
+    const double x = *(double *)ctx;
+    return 0.5 * x * (1 + tanh(sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x)));
+}
+static inline void case_act(struct ops_run *r, int64_t rows, int64_t c) {
+    static double (*const points[ACT_KINDS])(void *) = {relu2_point, gelu_point, gelu_tanh_point};
+    int64_t n = rows * c;
+    float *x = ops_normal(r, n, 2), *dy = ops_normal(r, n, 1);
+    double *y = ops_wide(r, NULL, n), *dx = ops_wide(r, NULL, n);
+    for (int64_t i = 0; i < n; i++)
+        if (fabsf(x[i]) < 0.01f) x[i] = 0.01f; /* where relu2 bends, a difference is no slope */
+    dptr d_x = ops_put_f32(r, x, n), d_dy = ops_put_f32(r, dy, n);
+    for (int kind = 0; kind < ACT_KINDS; kind++) {
+        for (int64_t i = 0; i < n; i++) {
+            double at = (double)x[i];
+            y[i] = points[kind](&at);
+            dx[i] = (double)dy[i] * ops_slope(r, points[kind], &at, &at);
+        }
+        dptr d_y = ops_blank(r, n), d_dx = ops_blank(r, n);
+        ops_must(dev_act_fwd(r->d, &(struct act_fwd_args){.x = d_x, .y = d_y, .n = n, .kind = kind}));
+        ops_must(dev_act_bwd(r->d, &(struct act_bwd_args){d_x, d_dy, d_dx, n, kind}));
+        ops_take(r, d_y, y, n);
+        ops_take(r, d_dx, dx, n);
+    }
 }
 
 static inline void case_elementwise(struct ops_run *r, int64_t rows, int64_t c) {
@@ -397,8 +510,11 @@ static const struct ops_case ops_cases[] = {
     {"embedding", case_embed, 1e-14},
     {"rmsnorm forward", case_rmsnorm, 1e-13},
     {"rmsnorm gradients", case_rmsnorm_bwd, 1e-12},
+    {"layer norm forward", case_layernorm, 1e-12},
+    {"layer norm gradients", case_layernorm_bwd, 1e-12},
     {"rope and back", case_rope, 1e-13},
     {"swiglu and gradients", case_swiglu, 1e-13},
+    {"relu2, gelu and gradients", case_act, 1e-13},
     {"add copy scale fill", case_elementwise, 1e-14},
     {"bias, column sums, tree, squares", case_sums, 1e-13},
     {"amax", case_amax, 0},

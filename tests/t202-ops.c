@@ -119,6 +119,9 @@ static void edges(struct dev *d) {
     must(dev_download(d, y, d_x, 16));
     ok(y[1] == 0 && y[2] == 0 && y[3] == 2 && y[0] == 1, "a masked token's gradient is 0, whatever its logits");
     is_status(dev_rmsnorm_fwd(d, &(struct rmsnorm_fwd_args){.x = d_x, .delta = d_x}), TM_ERR_INTERNAL);
+    is_status(dev_layernorm_fwd(d, &(struct layernorm_fwd_args){.x = d_x, .delta = d_x}), TM_ERR_INTERNAL);
+    is_status(dev_act_fwd(d, &(struct act_fwd_args){.kind = ACT_KINDS}), TM_ERR_INTERNAL);
+    is_status(dev_act_bwd(d, &(struct act_bwd_args){.kind = -1}), TM_ERR_INTERNAL);
     is_status(dev_rope(d, &(struct rope_args){.heads = 1, .d = 8, .rot = 3, .ld = 8}), TM_ERR_SHAPE);
     is_status(dev_colsum(d, &(struct colsum_args){.c = 5, .ld = 4}), TM_ERR_SHAPE);
     is_status(dev_rmsnorm_bwd(d, &(struct rmsnorm_bwd_args){.heads = 1}), TM_ERR_SHAPE);

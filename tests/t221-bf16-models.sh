@@ -28,5 +28,6 @@ done <<END
 llama 3.5e-4 2.2e-3
 qwen2 2.4e-4 1.5e-3
 qwen3 1.7e-4 1.2e-3
+nemotron 1.9e-4 1.2e-3
 END
 finish

@@ -154,6 +154,29 @@ static void run_norm(struct ops_run *r, int64_t rows, dptr y, const struct packe
                                  .packed = *f};
     ops_must(dev_rmsnorm_fwd(r->d, &a));
 }
+static void run_layernorm(struct ops_run *r, int64_t rows, dptr y, const struct packed_factor *f) {
+    const int64_t c = f->k[f->segments];
+    struct layernorm_fwd_args a = {.x = ops_put_f32(r, ops_normal(r, rows * c, 1), rows * c),
+                                   .gain = ops_put_f32(r, ops_normal(r, c, 1), c),
+                                   .bias = ops_put_f32(r, ops_normal(r, c, 1), c),
+                                   .y = y,
+                                   .mean = ops_blank(r, rows),
+                                   .rstd = ops_blank(r, rows),
+                                   .rows = rows,
+                                   .c = c,
+                                   .eps = 1e-5f,
+                                   .packed = *f};
+    ops_must(dev_layernorm_fwd(r->d, &a));
+}
+static void run_act(struct ops_run *r, int64_t rows, dptr y, const struct packed_factor *f) {
+    const int64_t n = rows * f->k[f->segments];
+    struct act_fwd_args a = {.x = ops_put_f32(r, ops_normal(r, n, 1), n),
+                             .y = y,
+                             .n = n,
+                             .kind = rows == 3 ? ACT_GELU : ACT_RELU2,
+                             .packed = *f};
+    ops_must(dev_act_fwd(r->d, &a));
+}
 static void run_swiglu(struct ops_run *r, int64_t rows, dptr y, const struct packed_factor *f) {
     const int64_t n = rows * f->k[f->segments];
     struct swiglu_fwd_args a = {.g = ops_put_f32(r, ops_normal(r, n, 1), n),
@@ -257,11 +280,10 @@ static void refusals(struct dev *d) {
     dev_free(d, &a.c);
 }
 
-static const struct maker makers[] = {{"norm", run_norm},
-                                      {"swiglu", run_swiglu},
-                                      {"fake quantization", run_fake_quant},
-                                      {"attention", run_attention},
-                                      {"odd heads", run_odd_heads}};
+static const struct maker makers[] = {
+    {"norm", run_norm},          {"layer norm", run_layernorm},         {"swiglu", run_swiglu},
+    {"relu2, gelu", run_act},    {"fake quantization", run_fake_quant}, {"attention", run_attention},
+    {"odd heads", run_odd_heads}};
 static void all(struct dev *d, const char *name, int step) {
     sweep(d, name, step);
     from_a_row(d);

@@ -79,6 +79,37 @@ static void norm(struct ops_run *r, const int64_t *k) {
     take(r, dgain, leaves * c);
 }
 
+/* rows, c, skew, what else: as above */
+static void layernorm(struct ops_run *r, const int64_t *k) {
+    int64_t rows = k[0], c = k[1], skew = k[2], n = rows * c;
+    float *h = ops_normal(r, n, 1);
+    if (k[3] & 2) h[n / 2] = NAN, h[n - 1] = -INFINITY;
+    struct layernorm_fwd_args f = {.x = put(r, h, n, skew),
+                                   .gain = normal(r, c, skew),
+                                   .bias = normal(r, c, skew),
+                                   .y = blank(r, n, skew),
+                                   .mean = blank(r, rows, 0),
+                                   .rstd = blank(r, rows, 0),
+                                   .rows = rows,
+                                   .c = c,
+                                   .eps = 1e-6f,
+                                   .offset = (float)(k[3] & 1)};
+    if (k[3] & 1) f.delta = normal(r, n, skew), f.h_out = blank(r, n, skew);
+    ops_must(dev_layernorm_fwd(r->d, &f));
+    dptr dy = normal(r, n, skew), dres = normal(r, n, skew), dgain = normal(r, OPS_ROW_SEGMENTS * c, skew);
+    struct layernorm_bwd_args b = {dy,      k[3] & 1 ? f.h_out : f.x, f.gain, f.mean, f.rstd, {0}, dy, dgain, rows, c,
+                                   f.offset};
+    if (k[3] & 1) b.dres = dres;
+    if (k[3] & 4) b.dx = dres;
+    ops_must(dev_layernorm_bwd(r->d, &b));
+    take(r, f.y, n);
+    take(r, f.mean, rows);
+    take(r, f.rstd, rows);
+    if (k[3] & 1) take(r, f.h_out, n);
+    take(r, b.dx, n);
+    take(r, dgain, OPS_ROW_SEGMENTS * c);
+}
+
 /* n, heads, d, rot, extra columns, skew */
 static void rotary(struct ops_run *r, const int64_t *k) {
     int64_t n = k[0], ld = k[1] * k[2] + k[4];
@@ -217,6 +248,17 @@ static void elements(struct ops_run *r, const int64_t *k) {
     ops_must(dev_fill(r->d, &(struct fill_args){a[2], n, -0.0f}));
     for (int i = 0; i < 5; i++) take(r, a[i], n);
 }
+/* n, skew, what the elements are multiplied with, kind */
+static void activation(struct ops_run *r, const int64_t *k) {
+    int64_t n = k[0];
+    float *x = ops_normal(r, n, (float)k[2]);
+    x[n / 2] = odd[n % 5];
+    dptr a = put(r, x, n, k[1]), y = blank(r, n, k[1]), dy = normal(r, n, k[1]);
+    ops_must(dev_act_fwd(r->d, &(struct act_fwd_args){.x = a, .y = y, .n = n, .kind = (int)k[3]}));
+    ops_must(dev_act_bwd(r->d, &(struct act_bwd_args){a, dy, dy, n, (int)k[3]}));
+    take(r, y, n);
+    take(r, dy, n);
+}
 /* rows, columns, extra columns of x and of y, skew */
 static void rows(struct ops_run *r, const int64_t *k) {
     int64_t n = k[0], c = k[1], ldx = c + k[2], ldy = c + k[3];
@@ -268,6 +310,8 @@ int main(void) {
     BOTH("norm", norm, {1, 1, 1, 1, 0, 0}, {17, 1, 1, 48, 0, 1}, {17, 1, 1, 48, 1, 5}, {9, 6, 4, 20, 0, 0},
          {5, 3, 2, 31, 0, 7}, {130, 1, 1, 32, 0, 3}, {3, 1, 1, 512, 0, 1}, {3, 1, 1, 1040, 0, 4}, {2, 1, 1, 4193, 0, 1},
          {2, 1, 1, 4224, 0, 1}, {1, 1, 1, 8417, 0, 1}, {1, 1, 1, 8452, 0, 5}, {71, 8, 1, 16, 0, 2});
+    BOTH("layer norm", layernorm, {1, 1, 0, 0}, {17, 48, 0, 1}, {17, 48, 1, 5}, {5, 31, 0, 7}, {130, 32, 0, 3},
+         {3, 512, 0, 1}, {3, 1040, 0, 4}, {9, 4193, 0, 1}, {1, 8452, 0, 5}, {71, 16, 0, 2}, {0, 8, 0, 0});
     BOTH("rope", rotary, {1, 1, 2, 2, 0, 0}, {7, 3, 8, 8, 0, 0}, {7, 3, 8, 8, 4, 1}, {5, 2, 24, 16, 4, 0},
          {2, 5, 12, 6, 3, 0}, {33, 4, 64, 32, 0, 0}, {3, 40, 16, 0, 0, 0});
     BOTH("column sums", columns, {1, 1, 0}, {7, 33, 2}, {512, 31, 0}, {520, 32, 1}, {1033, 5, 0}, {2, 100, 0});
@@ -285,6 +329,8 @@ int main(void) {
     BOTH("divergence", divergence, {1, 1, 1, 0, 0, 0}, {3, 0, 2, 3, 0, 0}, {2, 5003, 8, 1, 0, 0}, {9, 37, 3, 2, 1, 1},
          {20, 41, 8, 0, 2, 0}, {4, 100, 5, 0, 3, 0}, {5, 255, 1, 1, 4, 0}, {5, 257, 2, 0, 5, 0});
     BOTH("elements", elements, {1, 0, 1}, {3, 1, 1}, {4, 0, 100}, {5, 0, 1}, {1023, 1, 40}, {1026, 0, 1}, {4097, 0, 3});
+    BOTH("activation", activation, {1, 0, 1, 0}, {4, 0, 9, 0}, {1023, 1, 2, 0}, {5, 1, 1, 1}, {1027, 0, 3, 1},
+         {4, 0, 40, 1}, {2, 1, 1, 2}, {1026, 0, 3, 2}, {4099, 1, 40, 2});
     BOTH("rows", rows, {1, 1, 0, 0, 0}, {7, 64, 4, 8, 0}, {7, 64, 4, 8, 1}, {9, 65, 0, 1, 0}, {300, 4, 0, 0, 0},
          {2, 1500, 4, 4, 0});
     rules();

@@ -198,10 +198,41 @@ static void configs(void) {
     config_refused(",\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":-2}", "not positive");
 }
 
+/* nemotron: what of config.json is read, and what is refused. */
+static void nemotron(const char *more, enum status want, const char *part) {
+    struct model_config c;
+    char text[512];
+    snprintf(text, sizeof text,
+             "{\"model_type\":\"nemotron\",\"hidden_size\":64,\"num_hidden_layers\":2,\"num_attention_heads\":4,"
+             "\"num_key_value_heads\":2,\"head_dim\":24,\"intermediate_size\":128,\"vocab_size\":96%s}",
+             more);
+    enum status st = model_config_parse(text, "config.json", &c);
+    ok(st == want && (!part || strstr(status_message(), part)), "nemotron%s: %s", more,
+       st == TM_OK ? "read" : status_message());
+    if (want == TM_OK && !*more) {
+        const int64_t layer = 64 * 24 * 12 + 2 * 64 * 128 + 4 * 64; /* q, o, k, v; up, down; two norms with biases */
+        is_int(model_config_params(&c), 2 * layer + 2 * 64 + 2 * 96 * 64, "  its parameters");
+        ok(c.layernorm && !c.gated && c.act == ACT_RELU2 && c.rotary == 12 && c.norm_eps == 1e-5f,
+           "  by default relu2, half a head turned, eps 1e-5");
+    }
+    model_config_free(&c);
+}
+static void nemotrons(void) {
+    nemotron("", TM_OK, NULL);
+    nemotron(",\"hidden_act\":\"gelu_pytorch_tanh\",\"partial_rotary_factor\":1,\"rope_scaling\":null", TM_OK, NULL);
+    nemotron(",\"hidden_act\":\"silu\"", TM_ERR_UNSUPPORTED, "supported: relu2, gelu, gelu_pytorch_tanh");
+    nemotron(",\"partial_rotary_factor\":1.5", TM_ERR_FORMAT, "partial_rotary_factor = 1.5 of head_dim = 24");
+    nemotron(",\"partial_rotary_factor\":0.3", TM_ERR_FORMAT, "an even number of channels"); /* 7.2 */
+    nemotron(",\"rope_parameters\":{\"rope_type\":\"default\",\"partial_rotary_factor\":0}", TM_ERR_FORMAT, "= 0 of");
+    nemotron(",\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":2}", TM_ERR_UNSUPPORTED,
+             "not supported for nemotron");
+}
+
 int main(void) {
     scratch_open();
     pickles();
     configs();
+    nemotrons();
     headers();
     lengths();
     indexes();

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # TEST ranks=1 tier=1 limit=300
-# Logits, hidden states, left-padded rows and every gradient of five families against transformers in fp64 (golden/models/tiny), on seven grids.
+# Logits, hidden states, left-padded rows and every gradient of six families against transformers in fp64 (golden/models/tiny), on seven grids.
 set -u
 # shellcheck source=tests/e2e.sh
 . "$(dirname "$0")/e2e.sh"
@@ -18,7 +18,7 @@ stages = ( { do = "evaluate"; name = "forward"; data = "rows"; logits_out = "log
            { do = "train"; data = "rows"; steps = 1; gradients_out = "grads"; } );
 END
 }
-for family in llama llama3_rope mistral qwen2 qwen3; do
+for family in llama llama3_rope mistral qwen2 qwen3 nemotron; do
     golden=$root/$family/golden.safetensors
     check "$family: token files" "$compare" tokens "$golden" in.input_ids "$dir/rows.safetensors"
     "$compare" tokens "$golden" in.input_ids "$dir/padded.safetensors" leftpad.attention_mask

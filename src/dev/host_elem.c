@@ -51,30 +51,58 @@ enum status host_copy_rows(struct dev *d, const struct copy_rows_args *a) {
     for (int64_t r = 0; r < a->rows; r++) memcpy(y + r * a->ldy, x + r * a->ldx, (size_t)a->cols * sizeof *y);
     return TM_OK;
 }
-static enum status swiglu_packed(struct dev *d, const struct swiglu_fwd_args *a) {
-    const int64_t cols = a->packed.k[a->packed.segments];
-    float *y = host_f32(a->y);
+/* Rows [n / k, k] of an activation's result, written by `row` and packed. y 0: packed alone. */
+typedef void packed_row(const struct dev *d, const void *args, int64_t at, float *y, int64_t n);
+static enum status packed_rows(struct dev *d, const char *op, packed_row *row, const void *args, int64_t n, dptr y,
+                               const struct packed_factor *f) {
+    const int64_t cols = f->k[f->segments];
     char *base;
     size_t first, stride;
-    if (cols < 1 || a->n % cols)
-        return TM_FAIL(TM_ERR_SHAPE, "swiglu: %lld elements packed in rows of %lld", (long long)a->n, (long long)cols);
-    TM_TRY(host_scratch(d, 0, y ? 0 : (size_t)cols * sizeof *y, &base, &first, &stride));
-#pragma omp parallel for num_threads(d->threads) if (a->n > HOST_SERIAL)
-    for (int64_t r = 0; r < a->n / cols; r++) {
-        float *row = y ? y + r * cols : (float *)(void *)(base + first + (size_t)omp_get_thread_num() * stride);
-        d->leaf->swiglu_fwd(host_f32(a->g) + r * cols, host_f32(a->u) + r * cols, row, cols);
-        host_pack_span(d, &a->packed, r, 0, row, cols);
+    if (cols < 1 || n % cols)
+        return TM_FAIL(TM_ERR_SHAPE, "%s: %lld elements packed in rows of %lld", op, (long long)n, (long long)cols);
+    TM_TRY(host_scratch(d, 0, y.a ? 0 : (size_t)cols * sizeof(float), &base, &first, &stride));
+#pragma omp parallel for num_threads(d->threads) if (n > HOST_SERIAL)
+    for (int64_t r = 0; r < n / cols; r++) {
+        float *out =
+            y.a ? host_f32(y) + r * cols : (float *)(void *)(base + first + (size_t)omp_get_thread_num() * stride);
+        row(d, args, r * cols, out, cols);
+        host_pack_span(d, f, r, 0, out, cols);
     }
     return TM_OK;
 }
+
+static void swiglu_row(const struct dev *d, const void *args, int64_t at, float *y, int64_t n) {
+    const struct swiglu_fwd_args *a = args;
+    d->leaf->swiglu_fwd(host_f32(a->g) + at, host_f32(a->u) + at, y, n);
+}
 enum status host_swiglu_fwd(struct dev *d, const struct swiglu_fwd_args *a) {
-    if (a->packed.at.a && a->n > 0) return swiglu_packed(d, a);
+    if (a->packed.at.a && a->n > 0) return packed_rows(d, "swiglu", swiglu_row, a, a->n, a->y, &a->packed);
     PIECES(a->n, d->leaf->swiglu_fwd(host_f32(a->g) + i, host_f32(a->u) + i, host_f32(a->y) + i, m));
     return TM_OK;
 }
 enum status host_swiglu_bwd(struct dev *d, const struct swiglu_bwd_args *a) {
     PIECES(a->n, d->leaf->swiglu_bwd(host_f32(a->g) + i, host_f32(a->u) + i, host_f32(a->dy) + i, host_f32(a->dg) + i,
                                      host_f32(a->du) + i, m));
+    return TM_OK;
+}
+static enum status check_kind(int kind) {
+    if (kind >= 0 && kind < ACT_KINDS) return TM_OK;
+    return TM_FAIL(TM_ERR_INTERNAL, "act: kind %d, expected 0 to %d", kind, ACT_KINDS - 1);
+}
+static void act_row(const struct dev *d, const void *args, int64_t at, float *y, int64_t n) {
+    const struct act_fwd_args *a = args;
+    d->leaf->act_fwd((enum act_kind)a->kind, host_f32(a->x) + at, y, n);
+}
+enum status host_act_fwd(struct dev *d, const struct act_fwd_args *a) {
+    TM_TRY(check_kind(a->kind));
+    if (a->packed.at.a && a->n > 0) return packed_rows(d, "act", act_row, a, a->n, a->y, &a->packed);
+    PIECES(a->n, act_row(d, a, i, host_f32(a->y) + i, m));
+    return TM_OK;
+}
+enum status host_act_bwd(struct dev *d, const struct act_bwd_args *a) {
+    TM_TRY(check_kind(a->kind));
+    PIECES(a->n,
+           d->leaf->act_bwd((enum act_kind)a->kind, host_f32(a->x) + i, host_f32(a->dy) + i, host_f32(a->dx) + i, m));
     return TM_OK;
 }
 enum status host_adamw(struct dev *d, const struct adamw_args *a) {

@@ -1,4 +1,4 @@
-/* RMS norm and rotary embedding on the host: rows in parallel; gain gradients as leaves, so that no grid can be seen in them. */
+/* Norms and rotary embedding on the host: rows in parallel; gain gradients as leaves, so that no grid can be seen in them. */
 #include <omp.h>
 
 #include "base/size.h"
@@ -53,6 +53,45 @@ enum status host_rmsnorm_bwd(struct dev *d, const struct rmsnorm_bwd_args *a) {
 #pragma omp parallel for num_threads(d->threads) if (rows * c > HOST_SERIAL)
     for (int64_t r = 0; r < rows; r++)
         f->rms_bwd(dy + r * c, h + r * c, gain, rstd[r], dres ? dres + r * c : NULL, dx + r * c, c);
+    return TM_OK;
+}
+
+enum status host_layernorm_fwd(struct dev *d, const struct layernorm_fwd_args *a) {
+    const struct leaf_layernorm w = {host_f32(a->gain), host_f32(a->bias), a->offset, a->eps};
+    const float *x = host_f32(a->x), *delta = host_f32(a->delta);
+    float *h = host_f32(a->h_out), *y = host_f32(a->y), *mean = host_f32(a->mean), *rstd = host_f32(a->rstd);
+    int64_t c = a->c;
+    char *base;
+    size_t first, stride;
+    if (delta && !h) return TM_FAIL(TM_ERR_INTERNAL, "layernorm: delta needs h_out");
+    TM_TRY(host_scratch(d, 0, y ? 0 : (size_t)c * sizeof *y, &base, &first, &stride));
+#pragma omp parallel for num_threads(d->threads) if (a->rows * c > HOST_SERIAL)
+    for (int64_t r = 0; r < a->rows; r++) {
+        float *row = y ? y + r * c : (float *)(void *)(base + first + (size_t)omp_get_thread_num() * stride);
+        d->leaf->layernorm_fwd(&w, x + r * c, delta ? delta + r * c : NULL, h ? h + r * c : NULL, row, c, &mean[r],
+                               &rstd[r]);
+        if (a->packed.at.a) host_pack_span(d, &a->packed, r, 0, row, c);
+    }
+    return TM_OK;
+}
+
+enum status host_layernorm_bwd(struct dev *d, const struct layernorm_bwd_args *a) {
+    const struct leaf_layernorm w = {.gain = host_f32(a->gain), .offset = a->offset};
+    const float *dy = host_f32(a->dy), *h = host_f32(a->h), *mean = host_f32(a->mean), *rstd = host_f32(a->rstd);
+    const float *dres = host_f32(a->dres);
+    float *dx = host_f32(a->dx), *dgain = host_f32(a->dgain);
+    int64_t c = a->c;
+    if (dgain) { /* before dx, which may overwrite dy */
+#pragma omp parallel for collapse(2) num_threads(d->threads) if (a->rows * c > HOST_SERIAL)
+        for (int s = 0; s < OPS_ROW_SEGMENTS; s++)
+            for (int64_t c0 = 0; c0 < c; c0 += HOST_COLUMNS)
+                for (int64_t r = host_row_segment(a->rows, s); r < host_row_segment(a->rows, s + 1); r++)
+                    d->leaf->layernorm_dgain(dgain + s * c + c0, dy + r * c + c0, h + r * c + c0, mean[r], rstd[r],
+                                             size_min(HOST_COLUMNS, c - c0));
+    }
+#pragma omp parallel for num_threads(d->threads) if (a->rows * c > HOST_SERIAL)
+    for (int64_t r = 0; r < a->rows; r++)
+        d->leaf->layernorm_bwd(&w, dy + r * c, h + r * c, mean[r], rstd[r], dres ? dres + r * c : NULL, dx + r * c, c);
     return TM_OK;
 }
 

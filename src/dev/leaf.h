@@ -21,6 +21,12 @@ struct leaf_kl {
     int grad; /* write (q - p) * weight over zs */
 };
 
+/* What all rows of a layer norm share. */
+struct leaf_layernorm {
+    const float *gain, *bias; /* bias: forward only */
+    float offset, eps;
+};
+
 struct leaf {
     const char *name;
 #define LEAF(result, name, params) result(*name) params;

@@ -9,6 +9,7 @@
 #include <stddef.h>
 
 #include "base/vmath.h"
+#include "dev/act.h"
 #include "dev/leaf.h"
 #include "numfmt/bf16.h"
 
@@ -88,6 +89,52 @@ LEAF_FN void rms_dgain(float *dgain, const float *dy, const float *h, float rstd
     SIMD for (int64_t i = 0; i < n; i++) dgain[i] += dy[i] * (h[i] * rstd);
 }
 
+LEAF_FN void layernorm_fwd(const struct leaf_layernorm *w, const float *x, const float *delta, float *h, float *y,
+                           int64_t n, float *mean, float *rstd) {
+    if (delta) {
+        SIMD for (int64_t i = 0; i < n; i++) h[i] = x[i] + delta[i];
+    } else if (h && h != x) {
+        SIMD for (int64_t i = 0; i < n; i++) h[i] = x[i];
+    }
+    const float *row = delta ? h : x, *gain = w->gain, *bias = w->bias, offset = w->offset;
+    float sum[LANES] = {0}, squares[LANES] = {0};
+    lanes_add(sum, row, n);
+    const float m = fold(sum) / (float)n;
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int l = 0; l < LANES; l++) squares[l] += (row[i + l] - m) * (row[i + l] - m);
+    for (int l = 0; i + l < n; l++) squares[l] += (row[i + l] - m) * (row[i + l] - m);
+    const float r = 1.0f / sqrtf(fold(squares) / (float)n + w->eps);
+    SIMD for (int64_t j = 0; j < n; j++) y[j] = (row[j] - m) * r * (gain[j] + offset) + bias[j];
+    *mean = m;
+    *rstd = r;
+}
+LEAF_FN void layernorm_bwd(const struct leaf_layernorm *w, const float *dy, const float *h, float mean, float rstd,
+                           const float *dres, float *dx, int64_t n) {
+    const float *gain = w->gain, offset = w->offset;
+    float up[LANES] = {0}, along[LANES] = {0};
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int l = 0; l < LANES; l++) {
+            float u = dy[i + l] * (gain[i + l] + offset);
+            up[l] += u;
+            along[l] += u * ((h[i + l] - mean) * rstd);
+        }
+    for (int l = 0; i + l < n; l++) {
+        float u = dy[i + l] * (gain[i + l] + offset);
+        up[l] += u;
+        along[l] += u * ((h[i + l] - mean) * rstd);
+    }
+    const float a = fold(up) / (float)n, b = fold(along) / (float)n;
+    SIMD for (int64_t j = 0; j < n; j++) {
+        float d = rstd * (dy[j] * (gain[j] + offset) - a - (h[j] - mean) * rstd * b);
+        dx[j] = dres ? d + dres[j] : d;
+    }
+}
+LEAF_FN void layernorm_dgain(float *dgain, const float *dy, const float *h, float mean, float rstd, int64_t n) {
+    SIMD for (int64_t i = 0; i < n; i++) dgain[i] += dy[i] * ((h[i] - mean) * rstd);
+}
+
 LEAF_FN void rope(float *x, const float *cs, int64_t half, float sign) {
     float *y = x + half;
     const float *sn = cs + half;
@@ -107,6 +154,19 @@ LEAF_FN void swiglu_bwd(const float *g, const float *u, const float *dy, float *
         dg[i] = e * w * (s * (1.0f + x * (1.0f - s)));
         du[i] = e * (x * s);
     }
+}
+
+LEAF_FN void act_fwd(enum act_kind kind, const float *x, float *y, int64_t n) {
+#define ACT(KIND, f, hf) \
+    if (kind == ACT_##KIND) { SIMD for (int64_t i = 0; i < n; i++) y[i] = act_##f(x[i]); }
+#include "dev/act.def" // IWYU pragma: keep
+#undef ACT
+}
+LEAF_FN void act_bwd(enum act_kind kind, const float *x, const float *dy, float *dx, int64_t n) {
+#define ACT(KIND, f, hf) \
+    if (kind == ACT_##KIND) { SIMD for (int64_t i = 0; i < n; i++) dx[i] = dy[i] * act_##f##_slope(x[i]); }
+#include "dev/act.def" // IWYU pragma: keep
+#undef ACT
 }
 
 LEAF_FN float max(const float *x, int64_t n) {

@@ -177,6 +177,22 @@ struct rmsnorm_bwd_args {
     int64_t tokens, heads, group_heads, c;
 };
 
+/* Layer norm of rows of C: h = x + delta (delta 0: h = x), y = (h - mean) * rstd * (gain + offset) + bias, mean of h, rstd = 1 / sqrt(mean((h - mean)^2)
+ * + eps). offset 1: the gain is stored as what it differs from 1 by. h_out [rows,C] may be 0 (then delta must be 0); mean, rstd [rows]; gain, bias [C]. */
+struct layernorm_fwd_args {
+    dptr x, delta, gain, bias, h_out, y, mean, rstd;
+    int64_t rows, c;
+    float eps, offset;
+    struct packed_factor packed; /* of y */
+};
+/* dh = dy through the norm (+ dres when dres != 0); dx is written ([rows,C], may alias dy or dres). dgain leaves: dgain[s, C] += dy * (h - mean) * rstd
+ * of the rows of row segment s, rising; 0: not wanted. The leaves of bias are those of colsum of dy. */
+struct layernorm_bwd_args {
+    dptr dy, h, gain, mean, rstd, dres, dx, dgain;
+    int64_t rows, c;
+    float offset;
+};
+
 /* Rotary embedding of the first `rot` channels of each head, in place, pairs (i, i + rot/2) ("rotate half"). x [N, heads*D] with row
  * distance ld; positions [N] int32; table [max_pos, rot] holds cos (first rot/2) then sin. sign +1 forward, -1 backward. */
 struct rope_args {
@@ -235,6 +251,20 @@ struct swiglu_fwd_args {
 struct swiglu_bwd_args {
     dptr g, u, dy, dg, du;
     int64_t n;
+};
+
+/* y = f(x), element-wise over n, with f of dev/act.def; and dx = dy * f'(x). y may alias x, dx may alias x or dy. */
+enum act_kind { ACT_RELU2, ACT_GELU, ACT_GELU_TANH, ACT_KINDS };
+struct act_fwd_args {
+    dptr x, y;
+    int64_t n;
+    int kind;                    /* enum act_kind */
+    struct packed_factor packed; /* of y [n / k[segments], k[segments]] */
+};
+struct act_bwd_args {
+    dptr x, dy, dx;
+    int64_t n;
+    int kind;
 };
 
 /* Column sums for bias gradients: leaf s (row segment, 8 of them) out[s, C] += sum of x rows of that segment, rising. */

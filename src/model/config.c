@@ -1,4 +1,4 @@
-/* Reading of config.json: the llama-like families. */
+/* Reading of config.json. */
 #include "model/config.h"
 
 #include <math.h>
@@ -11,13 +11,17 @@
 
 enum bias { NO, YES, KEY };
 enum window { NONE, ALL, LAYERS };
+enum norm { RMS, LAYER1P };
+enum mlp { GATED, PLAIN };
 static const struct {
     const char *name, *class;
     enum bias qkv, out;
     bool qk_norm;
     enum window window;
+    enum norm norm;
+    enum mlp mlp;
 } families[] = {
-#define FAMILY(name, class, qkv, out, norm, window) {#name, class, qkv, out, norm, window},
+#define FAMILY(name, class, qkv, out, qk_norm, window, norm, mlp) {#name, class, qkv, out, qk_norm, window, norm, mlp},
 #include "model/family.def"
 #undef FAMILY
 };
@@ -88,6 +92,48 @@ static enum status read_rope(const json_t *j, const char *where, struct model_co
     return json_get_f64(s, "attention_factor", where, absent, &r->attention_factor);
 }
 
+/* The rotary share of a head, which its family has for itself: the first channels. Then only the plain kind is known there. */
+static enum status read_rotary_share(const json_t *j, const char *where, struct model_config *c) {
+    double share;
+    c->rotary = c->head_dim;
+    if (families[c->family].norm != LAYER1P) return TM_OK;
+    const json_t *newer = json_object_get(j, "rope_parameters");
+    TM_TRY(json_get_f64(j, "partial_rotary_factor", where, 0.5, &share));
+    if (json_is_object(newer)) TM_TRY(json_get_f64(newer, "partial_rotary_factor", where, share, &share));
+    if (share > 0 && share <= 1) c->rotary = (int64_t)((double)c->head_dim * share);
+    if (!(share > 0 && share <= 1) || c->rotary < 2 || c->rotary % 2)
+        return TM_FAIL(TM_ERR_FORMAT,
+                       "%s: partial_rotary_factor = %g of head_dim = %lld: expected an even number of channels", where,
+                       share, (long long)c->head_dim);
+    if (c->rope.kind == MODEL_ROPE_DEFAULT) return TM_OK;
+    return TM_FAIL(TM_ERR_UNSUPPORTED, "%s: rope_scaling is not supported for %s", where, families[c->family].name);
+}
+
+/* hidden_act, which goes with the MLP's form. */
+static enum status read_activation(const json_t *j, const char *where, struct model_config *c) {
+    static const char *const names[ACT_KINDS] = {
+#define ACT(kind, function, name) [ACT_##kind] = name,
+#include "dev/act.def"
+#undef ACT
+    };
+    const char *act, *type = families[c->family].name;
+    c->gated = families[c->family].mlp == GATED;
+    TM_TRY(json_get_str(j, "hidden_act", where, c->gated ? "silu" : names[ACT_RELU2], &act));
+    if (c->gated && strcmp(act, "silu") != 0)
+        return TM_FAIL(TM_ERR_UNSUPPORTED, "%s: hidden_act \"%s\" is not supported for %s; supported: silu", where, act,
+                       type);
+    for (int i = 0; i < ACT_KINDS; i++) {
+        c->act = (enum act_kind)i;
+        if (c->gated || !strcmp(act, names[i])) return TM_OK;
+    }
+    struct str known = {0};
+    for (int i = 0; i < ACT_KINDS; i++) TM_TRY(str_printf(&known, "%s%s", i ? ", " : "", names[i]));
+    enum status st = TM_FAIL(TM_ERR_UNSUPPORTED, "%s: hidden_act \"%s\" is not supported for %s; supported: %s", where,
+                             act, type, known.p);
+    str_free(&known);
+    return st;
+}
+
 static enum status read_windows(const json_t *j, const char *where, struct model_config *c) {
     int64_t size, from;
     bool use;
@@ -126,16 +172,13 @@ static enum status check(const struct model_config *c, const char *where) {
 }
 
 static enum status read_fields(const json_t *j, const char *where, struct model_config *c) {
-    const char *type, *act;
+    const char *type;
     double eps;
     bool attention_bias;
     if (!json_is_object(j)) return TM_FAIL(TM_ERR_FORMAT, "%s: not a JSON object", where);
     TM_TRY(json_get_str(j, "model_type", where, "", &type));
     TM_TRY(find_family(type, where, &c->family));
-    TM_TRY(json_get_str(j, "hidden_act", where, "silu", &act));
-    if (strcmp(act, "silu"))
-        return TM_FAIL(TM_ERR_UNSUPPORTED, "%s: hidden_act \"%s\" is not supported for %s; supported: silu", where, act,
-                       type);
+    TM_TRY(read_activation(j, where, c));
     TM_TRY(json_need_i64(j, "hidden_size", where, &c->hidden));
     TM_TRY(json_need_i64(j, "num_hidden_layers", where, &c->layers));
     TM_TRY(json_need_i64(j, "num_attention_heads", where, &c->heads));
@@ -144,7 +187,9 @@ static enum status read_fields(const json_t *j, const char *where, struct model_
     TM_TRY(json_get_i64(j, "num_key_value_heads", where, c->heads, &c->kv_heads));
     TM_TRY(json_get_i64(j, "head_dim", where, c->heads > 0 ? c->hidden / c->heads : 0, &c->head_dim));
     TM_TRY(json_get_i64(j, "max_position_embeddings", where, 2048, &c->max_position));
-    TM_TRY(json_get_f64(j, "rms_norm_eps", where, 1e-6, &eps));
+    c->layernorm = families[c->family].norm == LAYER1P;
+    c->norm_offset = c->layernorm ? 1 : 0;
+    TM_TRY(json_get_f64(j, c->layernorm ? "norm_eps" : "rms_norm_eps", where, c->layernorm ? 1e-5 : 1e-6, &eps));
     c->norm_eps = (float)eps;
     TM_TRY(json_get_bool(j, "tie_word_embeddings", where, false, &c->tied)); /* absent means untied in these families */
     TM_TRY(json_get_bool(j, "attention_bias", where, false, &attention_bias));
@@ -159,6 +204,7 @@ static enum status read_fields(const json_t *j, const char *where, struct model_
         TM_TRY(json_get_i64(j, "eos_token_id", where, -1, &c->eos));
     TM_TRY(check(c, where));
     TM_TRY(read_rope(j, where, c));
+    TM_TRY(read_rotary_share(j, where, c));
     return read_windows(j, where, c);
 }
 
@@ -193,25 +239,25 @@ void model_config_free(struct model_config *c) {
 
 int64_t model_config_params(const struct model_config *c) {
     int64_t q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim;
-    int64_t layer = c->hidden * (2 * q + 2 * kv + 3 * c->ffn) + 2 * c->hidden;
+    int64_t norm = (c->layernorm ? 2 : 1) * c->hidden, mlp = c->gated ? 3 : 2;
+    int64_t layer = c->hidden * (2 * q + 2 * kv + mlp * c->ffn) + 2 * norm;
     if (c->qkv_bias) layer += q + 2 * kv;
     if (c->out_bias) layer += c->hidden;
-    if (c->mlp_bias) layer += 2 * c->ffn + c->hidden;
+    if (c->mlp_bias) layer += (mlp - 1) * c->ffn + c->hidden;
     if (c->qk_norm) layer += 2 * c->head_dim;
-    return c->layers * layer + c->hidden + (c->tied ? 1 : 2) * c->vocab * c->hidden;
+    return c->layers * layer + norm + (c->tied ? 1 : 2) * c->vocab * c->hidden;
 }
 
 /* YaRN: which pairs turn so often in the original length that they keep their frequency. */
 static double yarn_dim(const struct model_config *c, double turns) {
     const double pi = 3.14159265358979323846;
-    return (double)c->head_dim * log((double)c->rope.original_max_position / (turns * 2 * pi)) /
-           (2 * log(c->rope.theta));
+    return (double)c->rotary * log((double)c->rope.original_max_position / (turns * 2 * pi)) / (2 * log(c->rope.theta));
 }
 
 static double rope_frequency(const struct model_config *c, int64_t i) {
     const struct model_rope *r = &c->rope;
     const double pi = 3.14159265358979323846;
-    double f = pow(r->theta, -2.0 * (double)i / (double)c->head_dim);
+    double f = pow(r->theta, -2.0 * (double)i / (double)c->rotary);
     if (r->kind == MODEL_ROPE_LINEAR) return f / r->factor;
     if (r->kind == MODEL_ROPE_LLAMA3) {
         double length = (double)r->original_max_position, wave = 2 * pi / f;
@@ -224,7 +270,7 @@ static double rope_frequency(const struct model_config *c, int64_t i) {
         double low = yarn_dim(c, r->beta_fast), high = yarn_dim(c, r->beta_slow);
         if (r->truncate) low = floor(low), high = ceil(high);
         low = fmax(low, 0);
-        high = fmin(high, (double)c->head_dim - 1);
+        high = fmin(high, (double)c->rotary - 1);
         double ramp = fmin(1, fmax(0, ((double)i - low) / fmax(high - low, 0.001)));
         return f / r->factor * ramp + f * (1 - ramp);
     }
@@ -232,7 +278,7 @@ static double rope_frequency(const struct model_config *c, int64_t i) {
 }
 
 void model_rope_table(const struct model_config *c, int64_t positions, float *table) {
-    int64_t half = c->head_dim / 2;
+    int64_t half = c->rotary / 2;
     for (int64_t i = 0; i < half; i++) {
         double f = rope_frequency(c, i);
         for (int64_t p = 0; p < positions; p++) {

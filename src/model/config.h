@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include "base/status.h"
+#include "dev/ops.h"
 
 enum model_rope_kind { MODEL_ROPE_DEFAULT, MODEL_ROPE_LINEAR, MODEL_ROPE_LLAMA3, MODEL_ROPE_YARN };
 
@@ -21,7 +22,12 @@ struct model_config {
     int family;   /* row of family.def */
     char *source; /* config.json as it was read (NUL-terminated); owned; exports copy its fields */
     int64_t hidden, layers, heads, kv_heads, head_dim, ffn, vocab, max_position;
+    int64_t rotary; /* channels of a head that the rotary embedding turns: the first */
     float norm_eps;
+    bool layernorm;    /* norms of hidden states: layer norms with a bias, else RMS norms */
+    float norm_offset; /* added to the layer norms' gain */
+    bool gated;        /* the MLP: silu(gate) * up; else */
+    enum act_kind act; /* this of up */
     struct model_rope rope;
     bool tied, qkv_bias, out_bias, mlp_bias, qk_norm;
     int64_t *window;  /* per layer, 0 = none; owned */
@@ -35,5 +41,5 @@ void model_config_free(struct model_config *c);
 const char *model_family_name(int family);
 int model_family_count(void);
 int64_t model_config_params(const struct model_config *c); /* parameters, tied ones once */
-/* cos and sin [positions, head_dim]: cos of the first half, then sin; computed in fp64, rounded once. */
+/* cos and sin [positions, rotary]: cos of the first half, then sin; computed in fp64, rounded once. */
 void model_rope_table(const struct model_config *c, int64_t positions, float *table);

@@ -17,6 +17,14 @@ static const struct tape_weight *weight(const struct pass *p, enum model_role ro
     return q ? &q->w : NULL;
 }
 
+/* h = x (+ delta, which may be absent), y = its norm. */
+static enum status norm(const struct pass *p, enum model_role gain, enum model_role bias, int l, tape_val x,
+                        tape_val delta, tape_val *h, tape_val *y) {
+    const struct model_config *c = &p->m->config;
+    if (!c->layernorm) return tape_norm(p->t, x, delta, weight(p, gain, l), c->norm_eps, h, y);
+    return tape_layernorm(p->t, x, delta, weight(p, gain, l), weight(p, bias, l), c->norm_offset, c->norm_eps, h, y);
+}
+
 /* Let the hook see (and replace) the value at a site. */
 static enum status site(const struct pass *p, int layer, enum model_site_kind kind, tape_val in, tape_val *out) {
     static const struct {
@@ -34,9 +42,10 @@ static enum status site(const struct pass *p, int layer, enum model_site_kind ki
     char module[TAPE_MAX_LINEAR][TENSOR_NAME_MAX];
     struct model_site s = {.site = names[kind].site};
     s.index = layer * MODEL_SITES_PER_LAYER + (int)kind;
-    for (; s.n_modules < TAPE_MAX_LINEAR && names[kind].module[s.n_modules]; s.n_modules++) {
-        snprintf(module[s.n_modules], TENSOR_NAME_MAX, "model.layers.%d.%s", layer, names[kind].module[s.n_modules]);
-        s.module[s.n_modules] = module[s.n_modules];
+    const int first = kind == MODEL_SITE_GATE_UP_INPUT && !p->m->config.gated; /* no gate_proj */
+    for (int i = first; i < TAPE_MAX_LINEAR && names[kind].module[i]; i++, s.n_modules++) {
+        snprintf(module[i], TENSOR_NAME_MAX, "model.layers.%d.%s", layer, names[kind].module[i]);
+        s.module[s.n_modules] = module[i];
     }
     return p->hook->activation(p->hook->context, p->t, &s, in, out);
 }
@@ -71,8 +80,8 @@ static enum status attention(const struct pass *p, int l, tape_val x, tape_val *
         TM_TRY(tape_head_norm(t, qkv[0], heads, group, group0, weight(p, MODEL_Q_NORM, l), c->norm_eps, &qkv[0]));
         TM_TRY(tape_head_norm(t, qkv[1], kv, 1, group0, weight(p, MODEL_K_NORM, l), c->norm_eps, &qkv[1]));
     }
-    TM_TRY(tape_rope(t, qkv[0], p->io->positions, m->rope, heads, d, d, &qkv[0]));
-    TM_TRY(tape_rope(t, qkv[1], p->io->positions, m->rope, kv, d, d, &qkv[1]));
+    TM_TRY(tape_rope(t, qkv[0], p->io->positions, m->rope, heads, d, c->rotary, &qkv[0]));
+    TM_TRY(tape_rope(t, qkv[1], p->io->positions, m->rope, kv, d, c->rotary, &qkv[1]));
     TM_TRY(site(p, l, MODEL_SITE_K, qkv[1], &qkv[1]));
     TM_TRY(site(p, l, MODEL_SITE_V, qkv[2], &qkv[2]));
     struct tape_attention a = {.b = p->shape->b,
@@ -91,28 +100,31 @@ static enum status attention(const struct pass *p, int l, tape_val x, tape_val *
 
 static enum status mlp(const struct pass *p, int l, tape_val x, tape_val *y) {
     const struct model *m = p->m;
+    const struct tape_weight *const w[] = {weight(p, MODEL_GATE, l), weight(p, MODEL_UP, l)};
+    const struct tape_weight *const b[] = {weight(p, MODEL_GATE_BIAS, l), weight(p, MODEL_UP_BIAS, l)};
+    const struct tensor_axis axis[] = {m->axis_ffn, m->axis_ffn};
+    const int first = !m->config.gated;
     tape_val in, gate_up[2], a;
     TM_TRY(site(p, l, MODEL_SITE_GATE_UP_INPUT, x, &in));
-    TM_TRY(tape_linear(p->t, in, 2,
-                       (const struct tape_weight *const[]){weight(p, MODEL_GATE, l), weight(p, MODEL_UP, l)},
-                       (const struct tape_weight *const[]){weight(p, MODEL_GATE_BIAS, l), weight(p, MODEL_UP_BIAS, l)},
-                       (const struct tensor_axis[]){m->axis_ffn, m->axis_ffn}, gate_up));
-    TM_TRY(tape_swiglu(p->t, gate_up[0], gate_up[1], &a));
+    TM_TRY(tape_linear(p->t, in, 2 - first, w + first, b + first, axis + first, gate_up + first));
+    if (m->config.gated)
+        TM_TRY(tape_swiglu(p->t, gate_up[0], gate_up[1], &a));
+    else
+        TM_TRY(tape_act(p->t, gate_up[1], m->config.act, &a));
     TM_TRY(site(p, l, MODEL_SITE_DOWN_INPUT, a, &a));
     return tape_linear_row(p->t, a, weight(p, MODEL_DOWN, l), weight(p, MODEL_DOWN_BIAS, l), &m->axis_ffn, y);
 }
 
 /* One layer; the residual stream is x (+ delta, the block before, still to be added). */
 static enum status layer(const struct pass *p, int l, tape_val *x, tape_val *delta) {
-    float eps = p->m->config.norm_eps;
     tape_val h, y;
-    TM_TRY(tape_norm(p->t, *x, *delta, weight(p, MODEL_INPUT_NORM, l), eps, &h, &y));
+    TM_TRY(norm(p, MODEL_INPUT_NORM, MODEL_INPUT_NORM_BIAS, l, *x, *delta, &h, &y));
     if (p->shape->keep_layers && l > p->m->layer0) {
         p->io->layer_out[l] = h; /* x + delta: the output of the layer before */
         TM_TRY(tape_pin(p->t, h, false));
     }
     TM_TRY(attention(p, l, y, delta));
-    TM_TRY(tape_norm(p->t, h, *delta, weight(p, MODEL_POST_NORM, l), eps, x, &y));
+    TM_TRY(norm(p, MODEL_POST_NORM, MODEL_POST_NORM_BIAS, l, h, *delta, x, &y));
     return mlp(p, l, y, delta);
 }
 
@@ -135,7 +147,7 @@ static enum status outputs(const struct pass *p, tape_val x, tape_val delta) {
         if (p->shape->keep_layers) p->io->layer_out[m->layer1] = h;
         return tape_pin(p->t, h, true);
     }
-    TM_TRY(tape_norm(p->t, x, delta, weight(p, MODEL_FINAL_NORM, -1), m->config.norm_eps, &h, &y));
+    TM_TRY(norm(p, MODEL_FINAL_NORM, MODEL_FINAL_NORM_BIAS, -1, x, delta, &h, &y));
     if (p->shape->keep_layers) {
         p->io->layer_out[m->layer1] = h;
         TM_TRY(tape_pin(p->t, h, false));

@@ -9,7 +9,7 @@ enum model_site_kind {
     MODEL_SITE_K,         /* keys after the rotary embedding, as they enter the cache */
     MODEL_SITE_V,
     MODEL_SITE_O_INPUT,
-    MODEL_SITE_GATE_UP_INPUT, /* input of gate_proj, up_proj */
+    MODEL_SITE_GATE_UP_INPUT, /* input of gate_proj (where there is one), up_proj */
     MODEL_SITE_DOWN_INPUT,
     MODEL_SITES_PER_LAYER,
 };

@@ -13,6 +13,7 @@
 enum model_role {
     MODEL_EMBED,
     MODEL_INPUT_NORM,
+    MODEL_INPUT_NORM_BIAS,
     MODEL_Q,
     MODEL_K,
     MODEL_V,
@@ -24,6 +25,7 @@ enum model_role {
     MODEL_O,
     MODEL_O_BIAS,
     MODEL_POST_NORM,
+    MODEL_POST_NORM_BIAS,
     MODEL_GATE,
     MODEL_UP,
     MODEL_GATE_BIAS,
@@ -31,6 +33,7 @@ enum model_role {
     MODEL_DOWN,
     MODEL_DOWN_BIAS,
     MODEL_FINAL_NORM,
+    MODEL_FINAL_NORM_BIAS,
     MODEL_HEAD,
     MODEL_ROLES,
 };
@@ -108,7 +111,7 @@ struct model_shape {
 enum status model_record(struct model *m, struct tape *t, const struct model_shape *shape,
                          const struct model_hook *hook, struct model_io *io);
 
-/* Deterministic random initialisation: normal(0, std) keyed by seed, name and global element; norms 1, biases 0. */
+/* Deterministic random initialisation: normal(0, std) keyed by seed, name and global element; norms 1 (layer norms: with the offset), biases 0. */
 enum status model_init(struct model *m, uint64_t seed, float std);
 /* Begin sums of gradients: zeros, or nothing yet where the first product writes. */
 enum status model_begin_grads(struct model *m);

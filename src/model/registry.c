@@ -18,6 +18,7 @@ static const struct {
 } roles[] = {
     {MODEL_EMBED, "model.embed_tokens.weight", 'V', 'C', 0, false},
     {MODEL_INPUT_NORM, "model.layers.%d.input_layernorm.weight", 'C', 0, -1, false},
+    {MODEL_INPUT_NORM_BIAS, "model.layers.%d.input_layernorm.bias", 'C', 0, -1, false},
     {MODEL_Q, "model.layers.%d.self_attn.q_proj.weight", 'Q', 'C', 0, true},
     {MODEL_K, "model.layers.%d.self_attn.k_proj.weight", 'K', 'C', 0, true},
     {MODEL_V, "model.layers.%d.self_attn.v_proj.weight", 'K', 'C', 0, true},
@@ -29,6 +30,7 @@ static const struct {
     {MODEL_O, "model.layers.%d.self_attn.o_proj.weight", 'C', 'Q', 1, true},
     {MODEL_O_BIAS, "model.layers.%d.self_attn.o_proj.bias", 'C', 0, -1, false},
     {MODEL_POST_NORM, "model.layers.%d.post_attention_layernorm.weight", 'C', 0, -1, false},
+    {MODEL_POST_NORM_BIAS, "model.layers.%d.post_attention_layernorm.bias", 'C', 0, -1, false},
     {MODEL_GATE, "model.layers.%d.mlp.gate_proj.weight", 'F', 'C', 0, true},
     {MODEL_UP, "model.layers.%d.mlp.up_proj.weight", 'F', 'C', 0, true},
     {MODEL_GATE_BIAS, "model.layers.%d.mlp.gate_proj.bias", 'F', 0, 0, false},
@@ -36,6 +38,7 @@ static const struct {
     {MODEL_DOWN, "model.layers.%d.mlp.down_proj.weight", 'C', 'F', 1, true},
     {MODEL_DOWN_BIAS, "model.layers.%d.mlp.down_proj.bias", 'C', 0, -1, false},
     {MODEL_FINAL_NORM, "model.norm.weight", 'C', 0, -1, false},
+    {MODEL_FINAL_NORM_BIAS, "model.norm.bias", 'C', 0, -1, false},
     {MODEL_HEAD, "lm_head.weight", 'V', 'C', 0, true},
 };
 _Static_assert(sizeof roles / sizeof *roles == MODEL_ROLES, "one row per role");
@@ -46,7 +49,11 @@ static bool has_role(const struct model_config *c, enum model_role role) {
     case MODEL_K_BIAS:
     case MODEL_V_BIAS: return c->qkv_bias;
     case MODEL_O_BIAS: return c->out_bias;
-    case MODEL_GATE_BIAS:
+    case MODEL_INPUT_NORM_BIAS:
+    case MODEL_POST_NORM_BIAS:
+    case MODEL_FINAL_NORM_BIAS: return c->layernorm;
+    case MODEL_GATE: return c->gated;
+    case MODEL_GATE_BIAS: return c->gated && c->mlp_bias;
     case MODEL_UP_BIAS:
     case MODEL_DOWN_BIAS: return c->mlp_bias;
     case MODEL_Q_NORM:
@@ -125,12 +132,13 @@ static enum status build_list(struct model *m) {
         m->per_layer += in_layer[r];
         m->role_at[r] = -1;
     }
-    TM_TRY(mem_alloc(&m->param, (size_t)(3 + m->per_layer * (int)m->config.layers), sizeof *m->param));
+    TM_TRY(mem_alloc(&m->param, (size_t)(4 + m->per_layer * (int)m->config.layers), sizeof *m->param));
     add_param(m, MODEL_EMBED, -1);
     for (int l = 0; l < m->config.layers; l++)
         for (int r = 0; r < MODEL_ROLES; r++)
             if (in_layer[r]) add_param(m, (enum model_role)r, l);
     add_param(m, MODEL_FINAL_NORM, -1);
+    if (m->config.layernorm) add_param(m, MODEL_FINAL_NORM_BIAS, -1);
     if (!m->config.tied) add_param(m, MODEL_HEAD, -1);
     return TM_OK;
 }
@@ -189,7 +197,7 @@ static enum status allocate(struct model *m) {
     TM_TRY(dev_alloc(m->o.dev, "weights", m->weight_bytes, &m->weights));
     TM_TRY(dev_alloc(m->o.dev, "gradients", m->grad_bytes, &m->grads));
     TM_TRY(place(m, m->weights, m->grads));
-    size_t n = (size_t)(m->o.max_positions * m->config.head_dim);
+    size_t n = (size_t)(m->o.max_positions * m->config.rotary);
     m->rope_bytes = n * 4;
     TM_TRY(dev_alloc(m->o.dev, "rotary table", m->rope_bytes, &m->rope));
     if (dev_backend(m->o.dev) == DEV_PLAN) return TM_OK;
@@ -302,8 +310,8 @@ static bool is_norm(enum model_role r) {
            r == MODEL_K_NORM;
 }
 
-/* Fill the box of one parameter: element (i, j) of the global tensor is normal number i * columns + j of the stream of its name. */
-static void init_box(const struct model_param *p, uint64_t seed, float std, float *out) {
+/* Fill the box of one parameter (a norm's gain with `one`): element (i, j) of the global tensor is normal number i * columns + j of the stream of its name. */
+static void init_box(const struct model_param *p, uint64_t seed, float std, float one, float *out) {
     const struct tensor_box *b = &p->desc.box;
     uint64_t stream = rng_stream(p->desc.name);
     int64_t cols = p->desc.rank == 2 ? p->desc.shape[1] : 1, lo1 = p->desc.rank == 2 ? b->lo[1] : 0,
@@ -311,7 +319,7 @@ static void init_box(const struct model_param *p, uint64_t seed, float std, floa
     for (int64_t i = b->lo[0]; i < b->hi[0]; i++)
         for (int64_t j = lo1; j < hi1; j++)
             *out++ = p->desc.rank == 2  ? std * rng_normal(seed, stream, (uint64_t)(i * cols + j))
-                     : is_norm(p->role) ? 1.0f
+                     : is_norm(p->role) ? one
                                         : 0.0f;
 }
 
@@ -323,7 +331,7 @@ enum status model_init(struct model *m, uint64_t seed, float std) {
         float *host;
         TM_TRY(mem_alloc(&host, n, sizeof *host));
         if (n) {
-            init_box(p, seed, std, host);
+            init_box(p, seed, std, 1 - m->config.norm_offset, host);
             st = dev_upload(m->o.dev, p->master, host, n * 4);
         }
         mem_free(&host);

@@ -24,7 +24,8 @@ static double bytes_share(const struct cost *c, const char *name) {
     bool state = among("|adamw|sum_squares|", name);
     double share = state ? 1 : (double)c->m->program.element_bytes / 4;
     if (state && c->m->program.sharded_optimizer) share /= c->place.dp;
-    if (c->m->program.sequence_parallel && among("|rmsnorm_fwd|rmsnorm_bwd|add|embed_fwd|embed_bwd|", name))
+    if (c->m->program.sequence_parallel &&
+        among("|rmsnorm_fwd|rmsnorm_bwd|layernorm_fwd|layernorm_bwd|add|embed_fwd|embed_bwd|", name))
         share /= c->place.tp;
     return share;
 }

@@ -53,6 +53,10 @@ struct tape_op {
             int64_t heads, group_heads, group0, d;
         } norm;
         struct {
+            float eps, offset;
+        } layernorm;
+        enum act_kind act;
+        struct {
             dptr table;
             int64_t heads, d, rot;
         } rope;

@@ -90,6 +90,78 @@ enum status tape_head_norm(struct tape *t, tape_val x, int64_t heads, int64_t gr
     return add_norm(t, &op, heads * gain->cols, NULL, y);
 }
 
+/* --- layer norm ---------------------------------------------------------------------------------------------------------- */
+static struct layernorm_fwd_args layernorm_args(struct tape *t, const struct tape_op *op, tape_val x) {
+    return (struct layernorm_fwd_args){.x = tape_at(t, op, x),
+                                       .gain = op->w[0]->value,
+                                       .bias = op->w[1]->value,
+                                       .y = tape_at(t, op, op->out[1]),
+                                       .rstd = tape_at(t, op, op->out[2]),
+                                       .mean = tape_at(t, op, op->out[3]),
+                                       .rows = t->o.tokens,
+                                       .c = op->w[0]->cols,
+                                       .eps = op->u.layernorm.eps,
+                                       .offset = op->u.layernorm.offset};
+}
+static enum status layernorm_forward(struct tape *t, const struct tape_op *op) {
+    struct layernorm_fwd_args a = layernorm_args(t, op, op->in[0]);
+    a.delta = tape_at(t, op, op->in[1]);
+    a.packed = tape_packed_at(t, op, op->out[1]);
+    if (a.delta.a) a.h_out = tape_at(t, op, op->out[0]);
+    return dev_layernorm_fwd(t->o.dev, &a);
+}
+static enum status layernorm_remake(struct tape *t, const struct tape_op *op) { /* y again, from h */
+    struct layernorm_fwd_args a = layernorm_args(t, op, op->out[0]);
+    return dev_layernorm_fwd(t->o.dev, &a);
+}
+
+static enum status layernorm_backward(struct tape *t, const struct tape_op *op) {
+    dptr dy = tape_grad_at(t, op, op->out[1]);
+    int64_t n = t->o.tokens, c = op->w[0]->cols;
+    if (op->w[1]->grad.a)
+        TM_TRY(dev_colsum(t->o.dev, &(struct colsum_args){.x = dy, .out = op->w[1]->grad, .n = n, .c = c, .ld = c}));
+    return dev_layernorm_bwd(t->o.dev, &(struct layernorm_bwd_args){.dy = dy,
+                                                                    .h = tape_at(t, op, op->out[0]),
+                                                                    .gain = op->w[0]->value,
+                                                                    .rstd = tape_at(t, op, op->out[2]),
+                                                                    .mean = tape_at(t, op, op->out[3]),
+                                                                    .dres = tape_grad_at(t, op, op->out[0]),
+                                                                    .dx = tape_grad_at(t, op, op->in[0]),
+                                                                    .dgain = op->w[0]->grad,
+                                                                    .rows = n,
+                                                                    .c = c,
+                                                                    .offset = op->u.layernorm.offset});
+}
+
+static const struct tape_kind layernorm_kind = {.name = "layernorm",
+                                                .forward = layernorm_forward,
+                                                .backward = layernorm_backward,
+                                                .remake = layernorm_remake,
+                                                .saved_out = 1 | 4 | 8,
+                                                .made_again = 2,
+                                                .grad_in = 1 | 2,
+                                                .grad_joint = true};
+
+enum status tape_layernorm(struct tape *t, tape_val x, tape_val delta, const struct tape_weight *gain,
+                           const struct tape_weight *bias, float offset, float eps, tape_val *h, tape_val *y) {
+    struct tape_op op = {.kind = &layernorm_kind,
+                         .n_in = 2,
+                         .in = {x, delta},
+                         .n_out = 4,
+                         .packs = 2,
+                         .n_w = 2,
+                         .w = {gain, bias},
+                         .u.layernorm = {eps, offset}};
+    TM_TRY(tape_value_new(t, "layernorm.h", t->o.tokens, gain->cols, &op.out[0]));
+    TM_TRY(tape_value_new(t, "layernorm.y", t->o.tokens, gain->cols, &op.out[1]));
+    TM_TRY(tape_value_new(t, "layernorm.rstd", t->o.tokens, 1, &op.out[2]));
+    TM_TRY(tape_value_new(t, "layernorm.mean", t->o.tokens, 1, &op.out[3]));
+    if (delta == TAPE_NONE) t->value[op.out[0]].memory_of = x;
+    *y = op.out[1];
+    if (h) *h = op.out[0];
+    return tape_op_add(t, &op);
+}
+
 /* --- rotary embedding ---------------------------------------------------------------------------------------------------- */
 static enum status rope(struct tape *t, const struct tape_op *op, dptr x, int sign) {
     return dev_rope(t->o.dev, &(struct rope_args){.x = x,
@@ -260,6 +332,35 @@ static const struct tape_kind swiglu_kind = {.name = "swiglu",
 enum status tape_swiglu(struct tape *t, tape_val gate, tape_val up, tape_val *y) {
     struct tape_op op = {.kind = &swiglu_kind, .n_in = 2, .in = {gate, up}, .n_out = 1, .packs = 1};
     TM_TRY(tape_value_new(t, "swiglu.y", t->value[gate].rows, t->value[gate].cols, y));
+    op.out[0] = *y;
+    return tape_op_add(t, &op);
+}
+
+static enum status act_forward(struct tape *t, const struct tape_op *op) {
+    return dev_act_fwd(t->o.dev, &(struct act_fwd_args){.x = tape_at(t, op, op->in[0]),
+                                                        .y = tape_at(t, op, op->out[0]),
+                                                        .n = elems(t, op->out[0]),
+                                                        .kind = (int)op->u.act,
+                                                        .packed = tape_packed_at(t, op, op->out[0])});
+}
+static enum status act_backward(struct tape *t, const struct tape_op *op) {
+    return dev_act_bwd(t->o.dev, &(struct act_bwd_args){.x = tape_at(t, op, op->in[0]),
+                                                        .dy = tape_grad_at(t, op, op->out[0]),
+                                                        .dx = tape_grad_at(t, op, op->in[0]),
+                                                        .n = elems(t, op->out[0]),
+                                                        .kind = (int)op->u.act});
+}
+static const struct tape_kind activation_kind = {.name = "act",
+                                                 .forward = act_forward,
+                                                 .backward = act_backward,
+                                                 .remake = act_forward,
+                                                 .saved_in = 1,
+                                                 .made_again = 1,
+                                                 .grad_in = 1};
+
+enum status tape_act(struct tape *t, tape_val x, enum act_kind kind, tape_val *y) {
+    struct tape_op op = {.kind = &activation_kind, .n_in = 1, .in = {x}, .n_out = 1, .packs = 1, .u.act = kind};
+    TM_TRY(tape_value_new(t, "act.y", t->value[x].rows, t->value[x].cols, y));
     op.out[0] = *y;
     return tape_op_add(t, &op);
 }

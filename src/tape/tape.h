@@ -86,6 +86,9 @@ enum status tape_embed(struct tape *t, tape_val ids, const struct tape_weight *t
 /* h = x + delta (delta may be TAPE_NONE: h = x), y = rmsnorm(h) * gain. gain.grad holds 8 row-segment leaves [8, C]. h may be NULL. */
 enum status tape_norm(struct tape *t, tape_val x, tape_val delta, const struct tape_weight *gain, float eps,
                       tape_val *h, tape_val *y);
+/* The same with a layer norm: y = (h - mean) * rstd * (gain + offset) + bias (dev/ops.h). gain.grad and bias.grad hold 8 row-segment leaves [8, C]. */
+enum status tape_layernorm(struct tape *t, tape_val x, tape_val delta, const struct tape_weight *gain,
+                           const struct tape_weight *bias, float offset, float eps, tape_val *h, tape_val *y);
 /* RMS norm of each head of x [N, heads * D], gain [D]. gain.grad holds leaves [KV groups of the whole model, 8, D]; this rank fills those of its
  * groups, group0 first. */
 enum status tape_head_norm(struct tape *t, tape_val x, int64_t heads, int64_t group_heads, int64_t group0,
@@ -118,6 +121,8 @@ struct tape_attention {
 enum status tape_attention(struct tape *t, tape_val q, tape_val k, tape_val v, tape_val first,
                            const struct tape_attention *a, tape_val *o);
 enum status tape_swiglu(struct tape *t, tape_val gate, tape_val up, tape_val *y);
+/* y = f(x), an activation without a gate. */
+enum status tape_act(struct tape *t, tape_val x, enum act_kind kind, tape_val *y);
 enum status tape_add(struct tape *t, tape_val x, tape_val delta, tape_val *y);
 /* Fake quantization with a straight-through gradient (passed on unchanged). */
 enum status tape_fake_quant(struct tape *t, tape_val x, const struct tape_quantizer *q, tape_val *y);

@@ -53,7 +53,10 @@ static void seeds(void) {
         "\"vocab_size\":96,\"sliding_window\":null,\"rope_parameters\":{\"type\":\"llama3\",\"rope_theta\":500000.0,"
         "\"factor\":8.0,"
         "\"low_freq_factor\":1.0,\"high_freq_factor\":4.0,\"original_max_position_embeddings\":8192},\"tie_word_"
-        "embeddings\":true}"};
+        "embeddings\":true}",
+        "{\"model_type\":\"nemotron\",\"hidden_size\":64,\"num_hidden_layers\":1,\"num_attention_heads\":4,"
+        "\"intermediate_size\":128,\"vocab_size\":96,\"num_key_value_heads\":2,\"head_dim\":32,\"hidden_act\":\"gelu\","
+        "\"partial_rotary_factor\":0.5,\"norm_eps\":1e-5,\"mlp_bias\":true}"};
     static const char quantized[] = "{\"model_type\":\"llama\",\"quantization_config\":{\"quant_algo\":\"NVFP4\"}}\0"
                                     "{\"producer\":{\"name\":\"temper\"},\"quantization\":{\"quant_algo\":\"NVFP4\"}}";
     char *text;
@@ -63,6 +66,7 @@ static void seeds(void) {
     mem_free(&text);
     fuzz_seed_text("qwen3", more[0]);
     fuzz_seed_text("mistral", more[1]);
+    fuzz_seed_text("nemotron", more[2]);
     fuzz_seed("quantized", quantized, sizeof quantized - 1);
 }
 
