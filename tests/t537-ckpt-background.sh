@@ -57,9 +57,9 @@ done
 
 # Daly: the interval that is logged is the formula of what is logged
 check "by the time between failures" run 0 mtbf 1 --set checkpoint.every=0 --set checkpoint.mtbf_h=24
-line=$(grep -E 'stage=qad a save every [0-9.]+ s: one costs [0-9.]+ s, checkpoint.mtbf_h = 24' "$dir/log" | head -n 1)
-check "  the interval follows from the cost: ${line##*stage=}" awk -v l="$line" 'BEGIN { match(l, /every [0-9.]+/); t = substr(l, RSTART + 6, RLENGTH - 6)
-    match(l, /costs [0-9.]+/); c = substr(l, RSTART + 6, RLENGTH - 6); m = 24 * 3600; x = c / (2 * m)
+line=$(grep -E 'stage=qad a save every [0-9.]+ s: one costs [0-9.e-]+ s, checkpoint.mtbf_h = 24' "$dir/log" | head -n 1)
+check "  the interval follows from the cost: ${line##*stage=}" awk -v l="$line" 'BEGIN { match(l, /every [0-9.]+/); t = substr(l, RSTART + 6, RLENGTH - 6) + 0
+    match(l, /costs [0-9.e-]+/); c = substr(l, RSTART + 6, RLENGTH - 6) + 0; m = 24 * 3600; x = c / (2 * m)
     want = sqrt(2 * c * m) * (1 + sqrt(x) / 3 + x / 9) - c; exit !(c > 0 && t > 0.98 * want && t < 1.02 * want) }'
 check "  said once" test "$(grep -c 'stage=qad a save every' "$dir/log")" = 1
 check "  left the same" same mtbf

@@ -42,7 +42,7 @@ static void measure(struct stage_run *r, const struct ckpt_saved *x) {
     v->interval = ckpt_interval(v->cost, mtbf);
     if (v->interval < x->seconds - x->stalled) v->interval = x->seconds - x->stalled; /* one at a time */
     if (first)
-        log_info("a save every %.1f s: one costs %.3f s, checkpoint.mtbf_h = %g (Daly 2006)", v->interval, v->cost,
+        log_info("a save every %.1f s: one costs %.4g s, checkpoint.mtbf_h = %g (Daly 2006)", v->interval, v->cost,
                  r->now->checkpoint.mtbf_h);
 }
 
