@@ -6,9 +6,9 @@
 #include "base/mem.h"
 #include "base/size.h"
 
-/* All logits of a chunk take at most about this many floats, whatever the grid. Each chunk packs the head's weight again where it is
- * not packed already, so few large ones are better. Whole blocks of a bf16 sum over tokens: so the chunk does not change results. Where there is room for it they begin where packed
- * hidden states can be read. */
+/* All logits of a chunk take at most about this many floats, whatever the grid. Each chunk packs the head's weight again where it is not packed
+ * already, so few large ones are better. Whole blocks of a bf16 sum over tokens: so the chunk does not change results. Where there is room
+ * for it they begin where packed hidden states can be read. */
 enum { CHUNK_FLOATS = 32 << 20, CHUNK_BLOCK = 32 };
 
 /* Even chunks of at most `most` of n tokens, in whole blocks. */
