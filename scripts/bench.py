@@ -190,7 +190,7 @@ def collect(a, groups, samples, deadline):
     rounds = a.rounds or (1 if a.quick else 3)
     for group, sides in groups.items():
         timed = not group.startswith("memory")
-        n = rounds if timed and not group.startswith(("ptq", "files")) else min(rounds, 2) if timed else 1
+        n = rounds if timed and not group.startswith("ptq") else min(rounds, 2) if timed else 1
         for turn in range(3 * n):
             for side, run in sides.items():
                 key = (group, side)
