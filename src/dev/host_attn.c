@@ -50,6 +50,7 @@ static void product(const struct gemm_kernel *kn, int64_t rows, int64_t cols, in
         for (int64_t j = 0; j < cols; j += kn->nr, panel += depth * kn->nr * element) {
             const struct gemm_tile t = {.kn = kn,
                                         .a = (const char *)a + r0 * lda * element,
+                                        .lda = lda,
                                         .b = panel,
                                         .c = c + r0 * ldc + j,
                                         .ldc = ldc,

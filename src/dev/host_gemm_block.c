@@ -27,30 +27,58 @@ static int64_t tile_row(const struct gemm_kernel *kn, int64_t m0, int64_t m1, in
     return kn->whole ? size_min(m0 + i * kn->mr, m1) : m0 + (m1 - m0) * i / tiles;
 }
 
-/* All tiles of rows [m0, m1) and the columns of one packed B block. A is packed a group of tiles at a time; `resident`: all of it fits and
- * is packed but once, at the first columns. */
+/* Row m of A where it lies, if tiles can read it there: the k of the superblock in one run, and rows that do not all share L1 sets. */
+static const float *direct_row(const struct gemm_kernel *kn, const struct gemm_args *a, const struct gemm_superblock *s,
+                               int64_t m) {
+    const struct gemm_term *t = &a->term[s->piece[0].term];
+    if (!kn->direct || a->layout == GEMM_TN || s->pieces == 0 || t->lda % GEMM_ALIKE == 0) return NULL;
+    for (int i = 1; i < s->pieces; i++)
+        if (s->piece[i].term != s->piece[0].term || s->piece[i].k != s->piece[0].k + s->piece[i].at) return NULL;
+    return gemm_host(t->a) + m * t->lda + s->piece[0].k;
+}
+
+/* Fetch part i of `parts` of rows of A that come next. */
+static void fetch_rows(const char *a, int64_t lda, int64_t rows, int64_t len, int64_t i, int64_t parts) {
+    enum { LINE = 64 };
+    for (int64_t r = rows * i / parts; r < rows * (i + 1) / parts; r++)
+        for (int64_t at = 0; at < len * 4; at += LINE) __builtin_prefetch(a + r * lda * 4 + at);
+}
+
+/* All tiles of rows [m0, m1) and the columns of one packed B block. A is read where it lies, the rows of the next tile being fetched
+ * meanwhile, or packed a group of tiles at a time; `resident`: all of it fits and is packed but once, at the first columns. */
 static void block_tiles(const struct gemm_kernel *kn, const struct gemm_args *a, const struct gemm_superblock *s,
                         int64_t m0, int64_t m1, int64_t n0, int64_t n1, const struct gemm_work *w, bool resident,
                         bool first) {
     _Alignas(64) float hot[SLOT_KEPT * GEMM_MR * GEMM_NR];
-    const int64_t tiles = size_ceil_div(m1 - m0, kn->mr), nr = kn->nr, lda = gemm_lda(kn, s->len),
-                  group = resident ? tiles : size_min(w->elements_a / lda, GEMM_MA) / kn->mr;
+    const int64_t tiles = size_ceil_div(m1 - m0, kn->mr), nr = kn->nr, panels = size_ceil_div(n1 - n0, nr),
+                  group = resident ? tiles : size_min(w->elements_a / gemm_lda(kn, s->len), GEMM_MA) / kn->mr;
+    const float *direct = direct_row(kn, a, s, m0);
     const char *packed_a = kn->packed ? host_packed_panel(a, false, m0, s->k0) : NULL,
                *packed_b = kn->packed ? host_packed_panel(a, true, n0, s->k0) : NULL;
     const int64_t whole_k = packed_a || packed_b ? host_packed_k(a->segments, a->term[0].k) : 0,
-                  next_a = (packed_a ? whole_k : lda) * kn->element,
+                  lda = direct     ? a->term[s->piece[0].term].lda
+                        : packed_a ? whole_k
+                                   : gemm_lda(kn, s->len),
                   next_b = (packed_b ? whole_k : s->len) * nr * kn->element;
-    struct gemm_tile t = {
-        .kn = kn, .a = packed_a, .ldc = a->ldc, .slot = {hot, w->kept}, .step = s->step, .steps = s->steps};
+    struct gemm_tile t = {.kn = kn,
+                          .a = direct ? (const void *)direct : packed_a,
+                          .lda = lda,
+                          .ldc = a->ldc,
+                          .slot = {hot, w->kept},
+                          .step = s->step,
+                          .steps = s->steps};
     for (int64_t i = 0; i < tiles; i++) {
         const int64_t m = tile_row(kn, m0, m1, i, tiles), me = tile_row(kn, m0, m1, i + 1, tiles);
-        if (!packed_a && i % group == 0) {
+        if (!direct && !packed_a && i % group == 0) {
             const int64_t end = tile_row(kn, m0, m1, size_min(i + group, tiles), tiles);
             t.a = w->a;
             if (!resident || first) kn->pack_a(kn, a, s, m, end - m, w->a);
         }
+        const char *next_a = (const char *)t.a + (me - m) * lda * kn->element;
         t.b = packed_b ? packed_b : w->b;
         for (int64_t n = n0; n < n1; n += nr) {
+            if (direct && i + 1 < tiles)
+                fetch_rows(next_a, lda, tile_row(kn, m0, m1, i + 2, tiles) - me, s->len, (n - n0) / nr, panels);
             t.c = (float *)(uintptr_t)a->c.a + m * a->ldc + n;
             t.bias = a->bias.a ? gemm_host(a->bias) + n : NULL;
             if (n1 - n < nr || (kn->whole && me - m < kn->mr))
@@ -60,7 +88,7 @@ static void block_tiles(const struct gemm_kernel *kn, const struct gemm_args *a,
             t.b = (const char *)t.b + next_b;
             if (w->kept) t.slot[1] += GEMM_DEPTH * kn->mr * nr;
         }
-        t.a = (const char *)t.a + (me - m) * next_a;
+        t.a = next_a;
     }
 }
 

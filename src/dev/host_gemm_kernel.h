@@ -20,6 +20,7 @@ enum {
     GEMM_LDA = 640 + 16, /* row distance of packed A: an odd number of cache lines, so rows do not share L1 sets */
     GEMM_NB = 384,       /* the most columns of a packed B block (KC x nb in L2) of any fp32 kernel */
     GEMM_MA = 112,       /* rows of A packed at a time */
+    GEMM_ALIKE = 1024,   /* rows so many floats apart share L1 sets */
     GEMM_MG = 672,       /* rows of C, at NB columns, whose sums are kept between superblocks */
     GEMM_MR = 32,        /* the largest tile of any kernel */
     GEMM_NR = 32,
@@ -74,7 +75,8 @@ struct gemm_cursor {
 struct gemm_kernel;
 struct gemm_tile {
     const struct gemm_kernel *kn;
-    const void *a;     /* packed rows */
+    const void *a;     /* rows: packed, or where they lie (`direct`) */
+    int64_t lda;       /* elements from row to row, where rows lie one by one (fp32) */
     const void *b;     /* packed panel of nr columns */
     const float *bias; /* [nr] or NULL */
     float *c;          /* [rows][ldc], nr columns */
@@ -94,6 +96,7 @@ struct gemm_kernel {
     int element; /* bytes of a packed element */
     int block;   /* leaves are padded to a multiple of so many k: 1, or GEMM_BLOCK (bf16) */
     bool whole;  /* tile() writes all mr rows whatever `rows` is, and reads as many of A */
+    bool direct; /* a tile can read rows of A where they lie */
     bool packed; /* its panels lie as those of a packed factor (host_pack.h) */
     int wake;    /* multiply-adds worth waking a thread for: about 10 us */
     int pack;    /* packing an element costs as much as so many multiply-adds */

@@ -14,7 +14,9 @@
 #else
 #define GEMM_UNROLL _Pragma("GCC unroll 16")
 #endif
-#define GEMM_INLINE static inline __attribute__((always_inline)) GEMM_TARGET
+/* In a register, as it is: three rows to a pointer leave registers enough for all, which compilers do not see by themselves. */
+#define GEMM_KEEP(pointer) __asm__("" : "+r"(pointer))
+#define GEMM_INLINE        static inline __attribute__((always_inline)) GEMM_TARGET
 
 enum { NR = NV * VW };
 
@@ -22,7 +24,8 @@ GEMM_INLINE float *slot(const struct gemm_tile *t, int i) {
     return i < SLOT_KEPT ? t->slot[0] + i * (MR * NR) : t->slot[1] + (i - SLOT_KEPT) * (MR * NR);
 }
 
-GEMM_INLINE void tile_rows(const int rows, const struct gemm_tile *t) {
+/* lda: GEMM_LDA, which then is part of the addresses, or t->lda. */
+GEMM_INLINE void tile_rows(const int rows, const int64_t lda, const struct gemm_tile *t) {
     const int64_t ldc = t->ldc;
     V acc[MR][NV];
     for (int s = 0; s < t->steps; s++) {
@@ -33,14 +36,17 @@ GEMM_INLINE void tile_rows(const int rows, const struct gemm_tile *t) {
         } else {
             GEMM_UNROLL for (int i = 0; i < rows; i++) GEMM_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = V_ZERO();
         }
-        const float *a = (const float *)t->a + st.k0, *b = (const float *)t->b + (int64_t)st.k0 * NR;
-        for (int k = st.k0; k < st.k1; k++, a++, b += NR) {
+        const float *a[(MR + 2) / 3], *b = (const float *)t->b + (int64_t)st.k0 * NR; /* every third row of A */
+        GEMM_UNROLL for (int i = 0; i < rows; i += 3) a[i / 3] = (const float *)t->a + st.k0 + i * lda;
+        for (int k = st.k0; k < st.k1; k++, b += NR) {
+            GEMM_UNROLL for (int i = 0; i < rows; i += 3) GEMM_KEEP(a[i / 3]);
             V bv[NV];
             GEMM_UNROLL for (int j = 0; j < NV; j++) bv[j] = V_LOAD(b + j * VW);
             GEMM_UNROLL for (int i = 0; i < rows; i++) {
-                const V av = V_SET1(a[i * GEMM_LDA]);
+                const V av = V_SET1(a[i / 3][i % 3 * lda]);
                 GEMM_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = V_FMA(av, bv[j], acc[i][j]);
             }
+            GEMM_UNROLL for (int i = 0; i < rows; i += 3) a[i / 3]++;
         }
         for (int d = 0; d < st.adds; d++) {
             const float *p = slot(t, st.add[d]);
@@ -58,28 +64,15 @@ GEMM_INLINE void tile_rows(const int rows, const struct gemm_tile *t) {
     }
 }
 
-#define TILE(rows) \
-    static GEMM_TARGET void tile##rows(const struct gemm_tile *t) { tile_rows(rows, t); }
-TILE(1)
-TILE(2)
-TILE(3)
-TILE(4)
-#if MR > 4
-TILE(5)
-TILE(6)
-#endif
-#if MR > 6
-TILE(7)
-TILE(8)
-TILE(9)
-TILE(10)
-TILE(11)
-TILE(12)
-#endif
-#if MR > 12
-TILE(13)
-TILE(14)
-#endif
+#define ROWS_4(F)        F(1) F(2) F(3) F(4)
+#define ROWS_6(F)        ROWS_4(F) F(5) F(6)
+#define ROWS_14(F)       ROWS_6(F) F(7) F(8) F(9) F(10) F(11) F(12) F(13) F(14)
+#define EACH_OF(mr, F)   ROWS_##mr(F)
+#define EACH_ROWS(mr, F) EACH_OF(mr, F)
+#define TILE(rows)                                                                                    \
+    static GEMM_TARGET void packed##rows(const struct gemm_tile *t) { tile_rows(rows, GEMM_LDA, t); } \
+    static GEMM_TARGET void direct##rows(const struct gemm_tile *t) { tile_rows(rows, t->lda, t); }
+EACH_ROWS(MR, TILE)
 #undef TILE
 
 static GEMM_TARGET void copy(const float *src, int64_t lds, int64_t rows, int64_t cols, float *dst, int64_t ldd) {
@@ -125,30 +118,12 @@ static GEMM_TARGET void transpose(const float *src, int64_t lds, int64_t rows, i
         for (int64_t c = 0; c < cols; c++) dst[c * ldd + r] = src[r * lds + c];
 }
 
-static GEMM_TARGET void tile(const struct gemm_tile *t, int rows) {
-    static void (*const by_rows[])(const struct gemm_tile *) = {
-        tile1,
-        tile2,
-        tile3,
-        tile4,
-#if MR > 4
-        tile5,
-        tile6,
-#endif
-#if MR > 6
-        tile7,
-        tile8,
-        tile9,
-        tile10,
-        tile11,
-        tile12,
-#endif
-#if MR > 12
-        tile13,
-        tile14,
-#endif
-    };
-    by_rows[rows - 1](t);
+#define PACKED(rows) packed##rows,
+#define DIRECT(rows) direct##rows,
+static void tile(const struct gemm_tile *t, int rows) {
+    static void (*const packed[])(const struct gemm_tile *) = {EACH_ROWS(MR, PACKED)};
+    static void (*const direct[])(const struct gemm_tile *) = {EACH_ROWS(MR, DIRECT)};
+    (t->lda == GEMM_LDA ? packed : direct)[rows - 1](t);
 }
 
 static const struct gemm_kernel kernel_ = {
@@ -161,6 +136,7 @@ static const struct gemm_kernel kernel_ = {
     .lda = GEMM_LDA,
     .element = sizeof(float),
     .block = 1,
+    .direct = true,
     .wake = 1 << 20,
     .pack = 8,
     .tile = tile,

@@ -121,6 +121,7 @@ static void tile_widened(const struct gemm_tile *t, int rows) {
 struct gemm_kernel gemm_widen(const struct gemm_kernel *fp32) {
     struct gemm_kernel kn = *fp32;
     kn.block = GEMM_BLOCK;
+    kn.direct = false;
     kn.fp32 = fp32;
     kn.tile = tile_widened;
     kn.pack_a = pack_a_widened;
