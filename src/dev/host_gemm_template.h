@@ -121,9 +121,8 @@ static GEMM_TARGET void transpose(const float *src, int64_t lds, int64_t rows, i
 #define PACKED(rows) packed##rows,
 #define DIRECT(rows) direct##rows,
 static void tile(const struct gemm_tile *t, int rows) {
-    static void (*const packed[])(const struct gemm_tile *) = {EACH_ROWS(MR, PACKED)};
-    static void (*const direct[])(const struct gemm_tile *) = {EACH_ROWS(MR, DIRECT)};
-    (t->lda == GEMM_LDA ? packed : direct)[rows - 1](t);
+    static void (*const by_rows[2][MR])(const struct gemm_tile *) = {{EACH_ROWS(MR, PACKED)}, {EACH_ROWS(MR, DIRECT)}};
+    by_rows[t->lda != GEMM_LDA][rows - 1](t);
 }
 
 static const struct gemm_kernel kernel_ = {
