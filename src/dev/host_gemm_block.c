@@ -30,8 +30,9 @@ static int64_t tile_row(const struct gemm_kernel *kn, int64_t m0, int64_t m1, in
 /* Row m of A where it lies, if tiles can read it there: the k of the superblock in one run, and rows that do not all share L1 sets. */
 static const float *direct_row(const struct gemm_kernel *kn, const struct gemm_args *a, const struct gemm_superblock *s,
                                int64_t m) {
+    if (!kn->direct || a->layout == GEMM_TN || s->pieces == 0) return NULL;
     const struct gemm_term *t = &a->term[s->piece[0].term];
-    if (!kn->direct || a->layout == GEMM_TN || s->pieces == 0 || t->lda % GEMM_ALIKE == 0) return NULL;
+    if (t->lda % GEMM_ALIKE == 0) return NULL;
     for (int i = 1; i < s->pieces; i++)
         if (s->piece[i].term != s->piece[0].term || s->piece[i].k != s->piece[0].k + s->piece[i].at) return NULL;
     return gemm_host(t->a) + m * t->lda + s->piece[0].k;
